@@ -1,0 +1,36 @@
+"""Where the data that ships with the package lies, in a source checkout and in an installed wheel."""
+
+import os
+from pathlib import Path
+
+from mjx_qflex.errors import UserError
+
+MODELS_VARIABLE = "MJX_QFLEX_MODELS"
+CACHE_VARIABLE = "MJX_QFLEX_CACHE"
+
+
+def data_folder(name: str) -> Path:
+    """Returns the folder of shipped data called `name` ("models" or "assets").
+
+    A wheel installs both inside the package; a checkout has them beside it.
+
+    Raises:
+      UserError: the folder is in neither place, so the installation is incomplete.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / name, package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"the folder {name!r} of mjx_qflex is missing; reinstall the package")
+
+
+def cache_folder() -> Path:
+    """Returns the user's folder for compiled bodies (`$MJX_QFLEX_CACHE`, else `~/.cache/mjx_qflex`)."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mjx_qflex"
+    return Path(os.environ.get(CACHE_VARIABLE) or default)
+
+
+def user_models_folder() -> Path | None:
+    """Returns the folder of models that the user supplies (`$MJX_QFLEX_MODELS`), or None."""
+    value = os.environ.get(MODELS_VARIABLE)
+    return Path(value) if value else None

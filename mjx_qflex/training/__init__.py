@@ -1,0 +1,1 @@
+"""Training: the one scan that steps environments, writes the replay ring and learns."""

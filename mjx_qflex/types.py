@@ -1,0 +1,46 @@
+"""The shapes that every part of the library agrees on: transitions and algorithms.
+
+Environments follow brax's protocol (`brax.envs.base.Env` and `State`); nothing is added to it but
+two conventions. `State.done` is 1 on termination only, and a time-out is
+`State.info["truncation"] = 1`, so that the value of a timed-out state is still bootstrapped.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+Mode = Literal["explore", "eval"]
+Learner = Any  # pytree of everything an algorithm learns: parameters, statistics, optimiser states
+Carry = Any  # pytree of per-environment acting state, leading axis N; () for most algorithms
+Metrics = dict[str, jax.Array]
+
+
+class Transition(NamedTuple):
+    """One step of experience, or a batch of them along leading axes `[...]`.
+
+    `next_obs` is the observation that the action led to, before any reset; `discount` is 0 where
+    the episode terminated there and 1 elsewhere, time-outs included.
+    """
+
+    obs: jax.Array  # [..., O]
+    action: jax.Array  # [..., A]
+    reward: jax.Array  # [...]
+    discount: jax.Array  # [...]
+    next_obs: jax.Array  # [..., O]
+
+
+class Algorithm(NamedTuple):
+    """A learning algorithm as pure functions; all state lives outside, in `learner` and `carry`.
+
+    * `init(key) -> learner`
+    * `init_carry(num_envs) -> carry`, the acting state of freshly reset environments
+    * `act(learner, obs [N, O], carry, key, mode) -> (action [N, A], carry)`, `mode` is static
+    * `update(learner, batch: Transition [B, ...], key) -> (learner, metrics)`; the metrics are
+      scalars under keys that never change
+    """
+
+    init: Callable[[jax.Array], Learner]
+    init_carry: Callable[[int], Carry]
+    act: Callable[[Learner, jax.Array, Carry, jax.Array, Mode], tuple[jax.Array, Carry]]
+    update: Callable[[Learner, Transition, jax.Array], tuple[Learner, Metrics]]
