@@ -1,0 +1,189 @@
+"""Evaluation: whole episodes of many worlds side by side, and one recorded episode for a video."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from brax.envs.base import Env, State
+from flax import struct
+
+from mjx_qflex.training import worlds
+from mjx_qflex.training.program import Program, stepping_options
+from mjx_qflex.types import Algorithm, Carry
+
+
+class Policy(NamedTuple):
+    """What is evaluated: `act(params, obs [N, O], carry, key) -> (action [N, A], carry)`."""
+
+    act: Callable[[Any, jax.Array, Carry, jax.Array], tuple[jax.Array, Carry]]
+    init_carry: Callable[[int], Carry]
+
+
+def learner_policy(algorithm: Algorithm) -> Policy:
+    """Returns the algorithm acting in mode "eval"; its params are a learner."""
+
+    def act(learner, obs, carry, key):
+        return algorithm.act(learner, obs, carry, key, "eval")
+
+    return Policy(act, algorithm.init_carry)
+
+
+def constant_policy(action_size: int) -> Policy:
+    """Returns the policy whose params are the one action `[A]` that it always takes.
+
+    With -1 throughout it is zero excitation of a muscle-driven body.
+    """
+
+    def act(action, obs, carry, key):
+        del key
+        return jnp.broadcast_to(action[None], (obs.shape[0], action_size)), carry
+
+    return Policy(act, lambda num_envs: ())
+
+
+@struct.dataclass
+class EvalResult:
+    """The first episode of each of E worlds.
+
+    Attributes:
+      return_: `[E]`, undiscounted.
+      length: int32 `[E]`, control steps.
+      terminated: bool `[E]`, False where the episode ended by time-out.
+      nonfinite: bool `[E]`, the world went non-finite; that step counts with reward 0.
+      metrics: each environment metric (reward terms among them), mean over the episode, `[E]`.
+    """
+
+    return_: jax.Array
+    length: jax.Array
+    terminated: jax.Array
+    nonfinite: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+class Rollout(NamedTuple):
+    """One recorded episode of L control steps, on the host.
+
+    `pipeline_state` has leaves `[L + 1, ...]`, from the reset to the last finite state;
+    `reward` is `[L]`.
+    """
+
+    pipeline_state: Any
+    reward: Any
+    length: int
+
+
+@struct.dataclass
+class _Episodes:
+    """Episodes under way: the loop carry of an evaluation."""
+
+    state: State  # [E, ...]
+    carry: Carry
+    key: jax.Array
+    alive: jax.Array  # bool [E], the first episode still runs
+    result: EvalResult  # sums so far
+
+
+def make_evaluate(env: Env, policy: Policy, num_envs: int) -> Program:
+    """Returns the program `evaluate(params, key) -> EvalResult` over `num_envs` worlds.
+
+    World i starts from a reset key that depends on `key` and i alone, so policies evaluated with
+    one key share their starts and their returns can be compared in pairs. It stops when every
+    world's first episode is over, at the latest after `env.episode_length` steps.
+    """
+
+    def evaluate(params: Any, key: jax.Array) -> EvalResult:
+        start = _start(env, policy, key, num_envs)
+
+        def running(loop):
+            time, episodes = loop
+            return episodes.alive.any() & (time < env.episode_length)
+
+        def advance(loop):
+            time, episodes = loop
+            return time + 1, _advance(env, policy, params, episodes)
+
+        _, episodes = jax.lax.while_loop(running, advance, (jnp.zeros((), jnp.int32), start))
+        result = episodes.result
+        steps = jnp.maximum(result.length, 1)
+        return result.replace(metrics={k: v / steps for k, v in result.metrics.items()})
+
+    return Program(evaluate, (), stepping_options(env))
+
+
+def make_rollout(env: Env, policy: Policy) -> Program:
+    """Returns the program behind `record`: `[episode_length]` steps of one world, with a mask."""
+
+    def rollout(params: Any, key: jax.Array):
+        start = _start(env, policy, key, 1)
+
+        def advance(episodes: _Episodes, _):
+            after = _advance(env, policy, params, episodes)
+            recorded = (after.state.pipeline_state, after.state.reward, episodes.alive)
+            return after, jax.tree.map(lambda x: x[0], recorded)
+
+        end, recorded = jax.lax.scan(advance, start, length=env.episode_length)
+        first = jax.tree.map(lambda x: x[0], start.state.pipeline_state)
+        return first, recorded, end.result.nonfinite[0]
+
+    return Program(rollout, (), stepping_options(env))
+
+
+def record(rollout: Program, params: Any, key: jax.Array) -> Rollout:
+    """Plays world 0 of the evaluation with the same key, and trims it at the episode's end."""
+    first, recorded, nonfinite = jax.device_get(rollout(params, key))
+    states, reward, alive = recorded
+    length = int(alive.sum()) - int(nonfinite)
+    states = jax.tree.map(
+        lambda x, xs: jnp.concatenate([jnp.asarray(x)[None], xs[:length]]), first, states
+    )
+    return Rollout(jax.device_get(states), reward[:length], length)
+
+
+def _start(env: Env, policy: Policy, key: jax.Array, num_envs: int) -> _Episodes:
+    key_reset, key_act = jax.random.split(key)
+    # fold_in, unlike split, gives world i the same key whatever num_envs is.
+    keys = jax.vmap(lambda i: jax.random.fold_in(key_reset, i))(jnp.arange(num_envs))
+    state = worlds.reset(env, keys)
+    return _Episodes(
+        state=state,
+        carry=policy.init_carry(num_envs),
+        key=key_act,
+        alive=jnp.ones(num_envs, bool),
+        result=EvalResult(
+            return_=jnp.zeros(num_envs),
+            length=jnp.zeros(num_envs, jnp.int32),
+            terminated=jnp.zeros(num_envs, bool),
+            nonfinite=jnp.zeros(num_envs, bool),
+            metrics={name: jnp.zeros(num_envs) for name in state.metrics},
+        ),
+    )
+
+
+def _advance(env: Env, policy: Policy, params: Any, episodes: _Episodes) -> _Episodes:
+    """Steps every world once; only those still alive count."""
+    (num_envs,) = episodes.alive.shape
+    key, key_act = jax.random.split(episodes.key)
+    action, carry = policy.act(params, episodes.state.obs, episodes.carry, key_act)
+    state = worlds.step(env, episodes.state, action)
+    bad = worlds.nonfinite((action, state), num_envs) & episodes.alive
+    counted = episodes.alive & ~bad
+    terminated = counted & (state.done > 0)
+    timed_out = counted & (state.info["truncation"] > 0)
+    result = episodes.result
+    return _Episodes(
+        state=state,
+        carry=carry,
+        key=key,
+        alive=counted & ~terminated & ~timed_out,
+        result=EvalResult(
+            return_=result.return_ + jnp.where(counted, state.reward, 0.0),
+            length=result.length + episodes.alive,
+            terminated=result.terminated | terminated,
+            nonfinite=result.nonfinite | bad,
+            metrics={
+                name: total + jnp.where(counted, state.metrics[name], 0.0)
+                for name, total in result.metrics.items()
+            },
+        ),
+    )

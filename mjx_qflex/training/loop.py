@@ -1,0 +1,414 @@
+"""Simulator, replay and learner in one jitted scan.
+
+    init ──► prefill ──► epoch ──► epoch ──► …          (the host only ever sees epoch boundaries)
+                           └─ lax.scan over steps_per_epoch of
+                              act → step every world → write the ring → reset ended worlds
+                              → updates_per_step × (sample → update)
+
+An epoch is a fixed number of steps: the numbers a run produces depend on its configuration and
+seed alone, never on how fast the machine was. A caller that wants a row of metrics every ten
+seconds runs as many epochs as fit and joins their metrics with `merge_metrics`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from brax.envs.base import Env, State
+from flax import struct
+
+from mjx_qflex.errors import UserError
+from mjx_qflex.training import evaluation, worlds
+from mjx_qflex.training import replay as ring
+from mjx_qflex.training.program import Program, stepping_options
+from mjx_qflex.types import Algorithm, Carry, Learner, Metrics, Transition
+
+COUNTS = ("nonfinite_worlds", "episode/count", "episode/terminations", "episode/timeouts")
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Sizes of the training loop.
+
+    Attributes:
+      num_envs: N, worlds stepped side by side.
+      batch_size: B, transitions of one update.
+      updates_per_step: updates after each vector step, so that updates per transition are
+        `updates_per_step / num_envs`.
+      prefill_transitions: transitions of uniformly random actions before the first update, rounded
+        up to whole vector steps.
+      replay_capacity: transitions that the ring holds, rounded up to whole vector steps.
+      steps_per_epoch: vector steps of one call of `epoch`.
+      reset_pool: reset states made at the start of each epoch, from which ended worlds restart.
+      eval_envs: E, episodes of one evaluation.
+    """
+
+    num_envs: int = 64
+    batch_size: int = 256
+    updates_per_step: int = 1
+    prefill_transitions: int = 30_000
+    replay_capacity: int = 1_000_000
+    steps_per_epoch: int = 100
+    reset_pool: int = 64
+    eval_envs: int = 64
+
+    def __post_init__(self):
+        for name in ("updates_per_step", "prefill_transitions"):
+            if getattr(self, name) < 0:
+                raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 0 or more")
+        positive = (
+            "num_envs", "batch_size", "replay_capacity",
+            "steps_per_epoch", "reset_pool", "eval_envs",
+        )  # fmt: skip
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.prefill_transitions > self.replay_capacity:
+            raise UserError(
+                f"loop.prefill_transitions={self.prefill_transitions} exceeds "
+                f"loop.replay_capacity={self.replay_capacity}; lower the first or raise the second"
+            )
+
+
+@struct.dataclass
+class DeviceState:
+    """All of a run that lives on the device, donated to every program that advances it."""
+
+    env_state: State  # [N, ...]
+    carry: Carry  # [N, ...], the algorithm's acting state
+    replay: ring.Replay  # [T, N, ...]
+    learner: Learner
+    key: jax.Array  # raw uint32 [2]
+    episode_return: jax.Array  # [N], of the running episodes
+    episode_length: jax.Array  # int32 [N]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run: its device state, and counters that are Python ints so that they never overflow.
+
+    Once it was passed to `prefill` or `epoch`, its arrays are donated: keep only what they return.
+    """
+
+    device: DeviceState
+    epochs: int = 0
+    transitions: int = 0  # world steps, prefill included
+    updates: int = 0
+
+    @property
+    def learner(self) -> Learner:
+        return self.device.learner
+
+
+class Loop(NamedTuple):
+    """The functions of one training run; each is traced and compiled once, when first called.
+
+    * `init(key) -> run`
+    * `prefill(run) -> run`, uniformly random actions
+    * `epoch(run) -> (run, metrics)`, metrics are device scalars under fixed keys
+    * `evaluate(learner, key) -> EvalResult`, the algorithm in mode "eval"
+    * `evaluate_constant(action [A], key) -> EvalResult`, the same worlds under one fixed action
+    * `rollout(learner, key) -> Rollout`, one recorded episode
+    """
+
+    init: Callable[[jax.Array], RunState]
+    prefill: Callable[[RunState], RunState]
+    epoch: Callable[[RunState], tuple[RunState, Metrics]]
+    evaluate: Callable[[Learner, jax.Array], evaluation.EvalResult]
+    evaluate_constant: Callable[[jax.Array, jax.Array], evaluation.EvalResult]
+    rollout: Callable[[Learner, jax.Array], evaluation.Rollout]
+    programs: dict[str, Program]
+    replay_bytes: int  # of the ring
+    state_bytes: int  # of the whole device state, ring included
+
+    def shapes(self) -> RunState:
+        """Returns a run of `ShapeDtypeStruct`s, allocating nothing; a checkpoint restores by it."""
+        return RunState(self.programs["init"].shapes(_key_shape()))
+
+    def compile(self) -> dict[str, float]:
+        """Compiles `init`, `prefill` and `epoch` ahead of time; returns seconds by name."""
+        device = self.shapes().device
+        self.programs["init"].compile(_key_shape())
+        self.programs["prefill"].compile(device)
+        self.programs["epoch"].compile(device)
+        return self.compile_seconds()
+
+    def compile_seconds(self) -> dict[str, float]:
+        """Returns the compile time of each program compiled so far."""
+        return {
+            name: program.compile_seconds
+            for name, program in self.programs.items()
+            if program.compile_seconds is not None
+        }
+
+
+def make_loop(env: Env, algorithm: Algorithm, config: LoopConfig) -> Loop:
+    """Builds the training functions of one environment and one algorithm.
+
+    The ring's size is checked against the device's free memory here, before anything is allocated.
+
+    Raises:
+      UserError: the replay does not fit on the device.
+    """
+    spec = transition_spec(env)
+    replay_bytes = ring.replay_bytes(spec, config.num_envs, config.replay_capacity)
+    ring.check_fits(replay_bytes, ring.free_device_bytes())
+
+    options = stepping_options(env)
+    policy = evaluation.learner_policy(algorithm)
+    constant = evaluation.constant_policy(env.action_size)
+    programs = {
+        "init": Program(partial(_init, env, algorithm, config), (), options),
+        "prefill": Program(partial(_prefill, env, algorithm, config), (0,), options),
+        "epoch": Program(partial(_epoch, env, algorithm, config), (0,), options),
+        "evaluate": evaluation.make_evaluate(env, policy, config.eval_envs),
+        "evaluate_constant": evaluation.make_evaluate(env, constant, config.eval_envs),
+        "rollout": evaluation.make_rollout(env, policy),
+    }
+    prefill_steps = _prefill_steps(config)
+
+    def init(key: jax.Array) -> RunState:
+        return RunState(programs["init"](key))
+
+    def prefill(run: RunState) -> RunState:
+        if prefill_steps == 0:
+            return run
+        transitions = run.transitions + prefill_steps * config.num_envs
+        return replace(run, device=programs["prefill"](run.device), transitions=transitions)
+
+    def epoch(run: RunState) -> tuple[RunState, Metrics]:
+        device, metrics = programs["epoch"](run.device)
+        return RunState(
+            device=device,
+            epochs=run.epochs + 1,
+            transitions=run.transitions + config.steps_per_epoch * config.num_envs,
+            updates=run.updates + config.steps_per_epoch * config.updates_per_step,
+        ), metrics
+
+    return Loop(
+        init=init,
+        prefill=prefill,
+        epoch=epoch,
+        evaluate=programs["evaluate"],
+        evaluate_constant=programs["evaluate_constant"],
+        rollout=partial(evaluation.record, programs["rollout"]),
+        programs=programs,
+        replay_bytes=replay_bytes,
+        state_bytes=_num_bytes(programs["init"].shapes(_key_shape())),
+    )
+
+
+def transition_spec(env: Env) -> Transition:
+    """Returns shape and dtype of one environment's transition; traces `env.reset`, runs nothing."""
+    state = jax.eval_shape(env.reset, _key_shape())
+    action = jax.ShapeDtypeStruct((env.action_size,), jnp.float32)
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    obs = jax.ShapeDtypeStruct(state.obs.shape, state.obs.dtype)
+    return Transition(obs, action, scalar, scalar, obs)
+
+
+def _init(env: Env, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -> DeviceState:
+    key, key_learner, key_reset = jax.random.split(key, 3)
+    num_envs = config.num_envs
+    return DeviceState(
+        env_state=worlds.reset(env, jax.random.split(key_reset, num_envs)),
+        carry=algorithm.init_carry(num_envs),
+        replay=ring.init(transition_spec(env), num_envs, config.replay_capacity),
+        learner=algorithm.init(key_learner),
+        key=key,
+        episode_return=jnp.zeros(num_envs),
+        episode_length=jnp.zeros(num_envs, jnp.int32),
+    )
+
+
+def _prefill(
+    env: Env, algorithm: Algorithm, config: LoopConfig, device: DeviceState
+) -> DeviceState:
+    """Fills the ring with uniformly random actions in [-1, 1]; learns nothing."""
+
+    def step(device: DeviceState, _):
+        key, key_act, key_reset = jax.random.split(device.key, 3)
+        action = jax.random.uniform(
+            key_act, (config.num_envs, env.action_size), minval=-1.0, maxval=1.0
+        )
+        device, _ = collect(
+            env, algorithm, pool, device.replace(key=key), action, device.carry, key_reset
+        )
+        return device, None
+
+    device, pool = refresh_pool(env, config, device)
+    return jax.lax.scan(step, device, length=_prefill_steps(config))[0]
+
+
+def _epoch(
+    env: Env, algorithm: Algorithm, config: LoopConfig, device: DeviceState
+) -> tuple[DeviceState, Metrics]:
+    """Trains for `steps_per_epoch` vector steps; returns metrics over all of them."""
+    device, pool = refresh_pool(env, config, device)
+    step = partial(train_step, env, algorithm, config, pool)
+    device, rows = jax.lax.scan(
+        lambda device, _: step(device), device, length=config.steps_per_epoch
+    )
+    return device, reduce_metrics(rows)
+
+
+def refresh_pool(env: Env, config: LoopConfig, device: DeviceState) -> tuple[DeviceState, State]:
+    """Draws the `[P, ...]` reset states that this epoch's ended worlds restart from.
+
+    A full reset of every world at every step would cost as much as stepping it. The pool costs P
+    resets an epoch, and each step one gather and one select of the environment state; no two
+    epochs share their reset states, so that no start is favoured for long.
+    """
+    key, key_pool = jax.random.split(device.key)
+    pool = worlds.reset(env, jax.random.split(key_pool, config.reset_pool))
+    return device.replace(key=key), pool
+
+
+def train_step(
+    env: Env, algorithm: Algorithm, config: LoopConfig, pool: State, device: DeviceState
+) -> tuple[DeviceState, Metrics]:
+    """Acts, steps every world, writes the ring, resets ended worlds and updates the learner."""
+    key, key_act, key_reset, key_learn = jax.random.split(device.key, 4)
+    action, carry = algorithm.act(
+        device.learner, device.env_state.obs, device.carry, key_act, "explore"
+    )
+    chex.assert_shape(action, (config.num_envs, env.action_size))
+    device, metrics = collect(
+        env, algorithm, pool, device.replace(key=key), action, carry, key_reset
+    )
+    learner, update_metrics = _learn(algorithm, config, device, key_learn)
+    return device.replace(learner=learner), metrics | update_metrics
+
+
+def _learn(
+    algorithm: Algorithm, config: LoopConfig, device: DeviceState, key: jax.Array
+) -> tuple[Learner, Metrics]:
+    """Runs `updates_per_step` updates; returns their metrics averaged."""
+    num_updates = config.updates_per_step
+    if num_updates == 0:
+        return device.learner, {}
+    key_sample, key_update = jax.random.split(key)
+    # One gather for all updates: the ring does not change between them, and stays out of the
+    # inner scan.
+    batches = ring.sample(device.replay, key_sample, (num_updates, config.batch_size))
+
+    def update(learner, inputs):
+        batch, key = inputs
+        return algorithm.update(learner, batch, key)
+
+    learner, metrics = jax.lax.scan(
+        update, device.learner, (batches, jax.random.split(key_update, num_updates))
+    )
+    return learner, {f"update/{name}": value.mean() for name, value in metrics.items()}
+
+
+def collect(
+    env: Env,
+    algorithm: Algorithm,
+    pool: State,
+    device: DeviceState,
+    action: jax.Array,
+    carry: Carry,
+    key: jax.Array,
+) -> tuple[DeviceState, Metrics]:
+    """Steps every world once, writes the ring and restarts the worlds whose episode ended.
+
+    The ring receives the next observation from before the reset, and discount 0 on termination
+    only. A world with a non-finite action, observation, reward or state leaf is ended with reward
+    0, and leaves zeros marked invalid in the ring.
+
+    Args:
+      env: one environment; vmapped here.
+      algorithm: gives the acting state of a fresh episode.
+      pool: `[P, ...]` reset states.
+      device: the run before the step.
+      action: `[N, A]`.
+      carry: `[N, ...]`, the acting state after choosing `action`.
+      key: draws the pool entries.
+    """
+    (num_envs,) = device.episode_length.shape
+    obs = device.env_state.obs
+    state = worlds.step(env, device.env_state, action)
+    chex.assert_trees_all_equal_shapes_and_dtypes(device.env_state, state)
+
+    bad = worlds.nonfinite((obs, action, state), num_envs)
+    terminated = (state.done > 0) & ~bad
+    timed_out = (state.info["truncation"] > 0) & ~terminated & ~bad
+    ended = terminated | timed_out | bad
+    transition = Transition(obs, action, state.reward, 1.0 - terminated, state.obs)
+    transition = worlds.select(bad, jax.tree.map(jnp.zeros_like, transition), transition)
+    episode_return = device.episode_return + transition.reward
+    episode_length = device.episode_length + 1
+
+    choice = jax.random.randint(key, (num_envs,), 0, pool.done.shape[0])
+    fresh = jax.tree.map(lambda x: x[choice], pool)
+    metrics = {
+        "nonfinite_worlds": bad.sum(),
+        "episode/count": ended.sum(),
+        "episode/terminations": terminated.sum(),
+        "episode/timeouts": timed_out.sum(),
+        "episode/return": jnp.where(ended, episode_return, 0.0).sum(),
+        "episode/length": jnp.where(ended, episode_length, 0).sum(),
+        "reward": _mean_where(~bad, state.reward),
+    } | {f"env/{name}": _mean_where(~bad, value) for name, value in state.metrics.items()}
+    device = device.replace(
+        env_state=worlds.select(ended, fresh, state),
+        carry=worlds.select(ended, algorithm.init_carry(num_envs), carry),
+        replay=ring.add(device.replay, transition, ~bad),
+        episode_return=jnp.where(ended, 0.0, episode_return),
+        episode_length=jnp.where(ended, 0, episode_length),
+    )
+    return device, metrics
+
+
+def reduce_metrics(rows: Metrics) -> Metrics:
+    """Turns the metrics of S steps, `[S]` each, into those of the epoch.
+
+    Counts are summed; `episode/return` and `episode/length` become means over the episodes that
+    ended (NaN where none did); everything else is averaged over the steps.
+    """
+    metrics = {name: x.sum() if name in COUNTS else x.mean() for name, x in rows.items()}
+    for name in ("episode/return", "episode/length"):
+        # 0 / 0 is NaN: no episode ended, so there is no mean.
+        metrics[name] = rows[name].sum() / metrics["episode/count"]
+    return metrics
+
+
+def merge_metrics(epochs: list[dict[str, Any]]) -> dict[str, float]:
+    """Joins the metrics of consecutive epochs into one row of Python floats."""
+    host = jax.device_get(epochs)
+    merged = {}
+    for name in host[0]:
+        values = np.asarray([row[name] for row in host], np.float64)
+        if name in COUNTS:
+            merged[name] = float(values.sum())
+        elif name in ("episode/return", "episode/length"):
+            weights = np.asarray([row["episode/count"] for row in host], np.float64)
+            ended = weights > 0
+            merged[name] = (
+                float(np.average(values[ended], weights=weights[ended])) if ended.any() else np.nan
+            )
+        else:
+            merged[name] = float(values.mean())
+    return merged
+
+
+def _mean_where(mask: jax.Array, value: jax.Array) -> jax.Array:
+    return jnp.where(mask, value, 0.0).sum() / jnp.maximum(mask.sum(), 1)
+
+
+def _prefill_steps(config: LoopConfig) -> int:
+    return ring.num_rows(config.num_envs, config.prefill_transitions)
+
+
+def _key_shape() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.PRNGKey(0))
+
+
+def _num_bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
