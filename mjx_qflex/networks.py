@@ -1,0 +1,172 @@
+"""The one network recipe of Qflex and CrossQ: an MLP with batch renormalisation, as pure functions.
+
+    BatchRenorm(input) -> [Linear -> ReLU -> BatchRenorm] x depth -> Linear
+
+Training runs `apply_train`, which normalises by the batch and returns new running moments. Using a
+trained network runs `fold` once and `apply_folded` as often as needed: with fixed moments every
+normalisation is an affine map in front of a linear layer, so folding removes them all, and `bind`
+also fixes the inputs that stay the same from call to call (the observation, while 20 steps move the
+action), so that their share of the first layer is computed once. The numbers stay the same.
+
+Batch renormalisation: Ioffe, "Batch Renormalization", arXiv 1702.03275; its constants here are
+those of Qflex's code (CrossQ, arXiv 1902.05605, warms up for 100,000 calls instead of 10).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+EPSILON = 1e-5  # added to variances, and the least variance of a batch
+DECAY = 0.99  # of the running moments
+R_LIMIT = 3.0  # ratio of batch to running standard deviation that is corrected
+D_LIMIT = 5.0  # running standard deviations of the batch mean's offset that is corrected
+
+
+class Linear(NamedTuple):
+    kernel: jax.Array  # [I, O]
+    bias: jax.Array  # [O]
+
+
+class Affine(NamedTuple):
+    scale: jax.Array  # [F]
+    offset: jax.Array  # [F]
+
+
+class MLP(NamedTuple):
+    """Learned parameters; `norms` holds one entry in front of each layer, or is empty."""
+
+    layers: tuple[Linear, ...]
+    norms: tuple[Affine, ...]
+
+
+class Moments(NamedTuple):
+    """Exponential averages that start at zero; `debiased` makes averages of them."""
+
+    mean: jax.Array  # [F]
+    var: jax.Array  # [F]
+    count: jax.Array  # [] int32, training calls so far
+
+
+class Folded(NamedTuple):
+    """A network with fixed moments: `relu((x - center) @ kernel + bias) @ ...`."""
+
+    center: jax.Array  # [I]
+    layers: tuple[Linear, ...]  # biases are [1, O], or [B, O] where inputs were bound
+
+
+def init_mlp(
+    key: jax.Array, sizes: Sequence[int], batch_norm: bool
+) -> tuple[MLP, tuple[Moments, ...]]:
+    """Returns parameters and moments of a network with layer widths `sizes`, input and output too.
+
+    Kernels are truncated normal with standard deviation 1 / sqrt(inputs) before truncation at two
+    of it, as in Haiku; biases are zero.
+    """
+    layers = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        key, layer_key = jax.random.split(key)
+        kernel = jax.random.truncated_normal(layer_key, -2.0, 2.0, (inputs, outputs))
+        layers.append(Linear(kernel / inputs**0.5, jnp.zeros(outputs)))
+    if not batch_norm:
+        return MLP(tuple(layers), ()), ()
+    norms = tuple(Affine(jnp.ones(size), jnp.zeros(size)) for size in sizes[:-1])
+    moments = tuple(
+        Moments(jnp.zeros(size), jnp.zeros(size), jnp.zeros((), jnp.int32)) for size in sizes[:-1]
+    )
+    return MLP(tuple(layers), norms), moments
+
+
+def debiased(moments: Moments) -> tuple[jax.Array, jax.Array]:
+    """Returns running mean [F] and variance [F]; zero and one before the first training call."""
+    weight = 1.0 - DECAY ** moments.count.astype(jnp.float32)
+    started = moments.count > 0
+    weight = jnp.where(started, weight, 1.0)
+    return moments.mean / weight, jnp.where(started, moments.var / weight, 1.0)
+
+
+def batch_renorm(
+    norm: Affine, moments: Moments, x: jax.Array, warmup: int
+) -> tuple[jax.Array, Moments]:
+    """Normalises a batch `x` [B, F] as in training; returns it and the new moments.
+
+    The first `warmup` calls are plain batch normalisation; later ones correct the batch's moments
+    towards the running ones, through factors that carry no gradient.
+    """
+    mean = jnp.mean(x, axis=0)
+    var = jnp.maximum(jnp.mean(jnp.square(x - mean[None]), axis=0), EPSILON)
+    deviation = jnp.sqrt(var + EPSILON)
+    running_mean, running_var = debiased(moments)
+    running_deviation = jnp.sqrt(running_var + EPSILON)
+    r = jnp.clip(deviation / running_deviation, 1.0 / R_LIMIT, R_LIMIT)
+    d = jnp.clip((mean - running_mean) / running_deviation, -D_LIMIT, D_LIMIT)
+    warm = moments.count >= warmup
+    r = jax.lax.stop_gradient(jnp.where(warm, r, 1.0))
+    d = jax.lax.stop_gradient(jnp.where(warm, d, 0.0))
+    gain = norm.scale * r / deviation
+    shift = norm.scale * d + norm.offset
+    new_moments = Moments(
+        mean=DECAY * moments.mean + (1.0 - DECAY) * mean,
+        var=DECAY * moments.var + (1.0 - DECAY) * var,
+        count=moments.count + 1,
+    )
+    return (x - mean[None]) * gain[None] + shift[None], jax.lax.stop_gradient(new_moments)
+
+
+def apply_train(
+    params: MLP, moments: tuple[Moments, ...], x: jax.Array, warmup: int
+) -> tuple[jax.Array, tuple[Moments, ...]]:
+    """Maps `x` [B, I] to the output [B, O] with batch moments; returns the new running ones too."""
+    new_moments = []
+    for index, layer in enumerate(params.layers):
+        if index:
+            x = jax.nn.relu(x)
+        if params.norms:
+            x, updated = batch_renorm(params.norms[index], moments[index], x, warmup)
+            new_moments.append(updated)
+        x = x @ layer.kernel + layer.bias[None]
+    return x, tuple(new_moments)
+
+
+def fold(params: MLP, moments: tuple[Moments, ...]) -> Folded:
+    """Returns the network with its running moments merged into the linear layers.
+
+    The input is still centred explicitly: an observation's mean can be large against its spread,
+    and subtracting after the product would lose digits.
+    """
+    inputs = params.layers[0].kernel.shape[0]
+    if not params.norms:
+        layers = tuple(Linear(layer.kernel, layer.bias[None]) for layer in params.layers)
+        return Folded(jnp.zeros(inputs), layers)
+    center = jnp.zeros(inputs)
+    layers = []
+    for index, (layer, norm) in enumerate(zip(params.layers, params.norms, strict=True)):
+        mean, var = debiased(moments[index])
+        gain = norm.scale / jnp.sqrt(var + EPSILON)
+        shift = norm.offset
+        if index == 0:
+            center = mean
+        else:
+            shift = shift - mean * gain
+        bias = layer.bias + jnp.dot(shift, layer.kernel, precision=jax.lax.Precision.HIGHEST)
+        layers.append(Linear(gain[:, None] * layer.kernel, bias[None]))
+    return Folded(center, tuple(layers))
+
+
+def bind(folded: Folded, x: jax.Array) -> Folded:
+    """Returns the network of the remaining inputs, with the leading ones fixed to `x` [B, I0]."""
+    leading = x.shape[-1]
+    first, *rest = folded.layers
+    bias = (x - folded.center[None, :leading]) @ first.kernel[:leading] + first.bias
+    return Folded(folded.center[leading:], (Linear(first.kernel[leading:], bias), *rest))
+
+
+def apply_folded(folded: Folded, x: jax.Array) -> jax.Array:
+    """Maps `x` [B, I] (the inputs that are not bound) to the output [B, O]."""
+    x = x - folded.center[None]
+    for index, layer in enumerate(folded.layers):
+        if index:
+            x = jax.nn.relu(x)
+        x = x @ layer.kernel + layer.bias
+    return x
