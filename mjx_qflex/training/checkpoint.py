@@ -1,0 +1,275 @@
+"""Checkpoints of a whole run: learner, environments, replay, random key and counters.
+
+    FOLDER/000000123456/         named after the transitions so far
+        about.json               fingerprint, counters, shape and dtype of every leaf
+        learner/                 Orbax
+        state/                   Orbax; all the rest, the replay too; in the newest checkpoint only
+
+A checkpoint is written beside the others under a hidden name and renamed when it is complete, so
+that a crash at any moment leaves the previous one usable. Arrays are stored as they are: replay
+hardly compresses, and compressing made saving ten times slower.
+"""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from mjx_qflex.errors import UserError
+from mjx_qflex.training.loop import RunState
+
+GIB = 2**30
+KEPT_LEARNERS = 2  # older checkpoints that stay, without their replay
+UNFINISHED = ".unfinished-"
+
+Leaves = dict[str, Any]  # a pytree as its leaves, by path: independent of its containers
+
+
+class Saved(NamedTuple):
+    """What a save wrote: the checkpoint's folder, its size on disk and the time it took."""
+
+    path: Path
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class About:
+    """What `about.json` says of a checkpoint.
+
+    Attributes:
+      fingerprint: what the run must agree on to go on from here, by name (task, algorithm, ...).
+      counters: the host's counters, by name.
+      leaves: "dtype[shape]" of each array of the run, by path.
+    """
+
+    fingerprint: dict[str, Any]
+    counters: dict[str, int]
+    leaves: dict[str, str]
+
+
+def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
+    """Writes a checkpoint of `run`, then drops the replay of older ones and the oldest learners.
+
+    Args:
+      folder: where the run's checkpoints lie; made where missing.
+      run: the run; its arrays are only read.
+      fingerprint: JSON values by name; `restore` refuses a checkpoint whose fingerprint differs.
+
+    Raises:
+      UserError: the folder cannot be written to.
+    """
+    start = time.perf_counter()
+    path = folder / f"{run.transitions:012d}"
+    if not path.exists():
+        unfinished = folder / f"{UNFINISHED}{path.name}"
+        about = About(_plain(fingerprint), _counters(run), _describe(run.device))
+        try:
+            _remove_unfinished(folder)
+            unfinished.mkdir(parents=True)
+            for item, leaves in _items(run.device).items():
+                _write(unfinished / item, leaves)
+            (unfinished / "about.json").write_text(json.dumps(asdict(about), indent=1))
+            os.rename(unfinished, path)
+        except OSError as error:
+            raise UserError(f"cannot write the checkpoint {path}: {error.strerror}") from error
+    _thin_out(folder)
+    return Saved(path, _size_on_disk(path), time.perf_counter() - start)
+
+
+def restore(folder: Path, shapes: RunState, fingerprint: dict[str, Any]) -> RunState | None:
+    """Reads the newest checkpoint, bit for bit; returns None where there is none.
+
+    Args:
+      folder: where the run's checkpoints lie.
+      shapes: a run of `ShapeDtypeStruct`s, `Loop.shapes()`.
+      fingerprint: as given to `save`.
+
+    Raises:
+      UserError: the checkpoint belongs to another task, configuration or shape; names which.
+    """
+    path = newest(folder)
+    if path is None:
+        return None
+    about = read_about(path)
+    _require_equal(path, about.fingerprint, _plain(fingerprint))
+    _require_equal(path, about.leaves, _describe(shapes.device))
+    leaves: Leaves = {}
+    for item, expected in _items(shapes.device).items():
+        leaves |= _read(path / item, expected)
+    structure = jax.tree.structure(shapes.device)
+    device = jax.tree.unflatten(structure, [leaves[name] for name in _leaves(shapes.device)])
+    return replace(shapes, device=device, **about.counters)
+
+
+def restore_learner(path: Path, shapes: Any) -> Any:
+    """Reads the learner alone from the checkpoint `path`, the newest or an older one.
+
+    Args:
+      path: a checkpoint's folder, such as `newest(folder)`.
+      shapes: the learner as `ShapeDtypeStruct`s.
+
+    Raises:
+      UserError: the checkpoint's learner has other shapes; names which.
+    """
+    saved = read_about(path).leaves
+    expected = _leaves(shapes, "learner")
+    _require_equal(
+        path,
+        {name: text for name, text in saved.items() if name.startswith("learner.")},
+        {name: _text(leaf) for name, leaf in expected.items()},
+    )
+    leaves = _read(path / "learner", expected)
+    return jax.tree.unflatten(jax.tree.structure(shapes), list(leaves.values()))
+
+
+def newest(folder: Path) -> Path | None:
+    """Returns the newest complete checkpoint in `folder`, None where there is none."""
+    return max(_complete(folder), default=None)
+
+
+def read_about(path: Path) -> About:
+    """Returns what the checkpoint `path` says of itself.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        return About(**json.loads((path / "about.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path) from error
+
+
+def check_disk(folder: Path, state_bytes: int) -> None:
+    """Refuses a disk that cannot hold two checkpoints: the old one stays until the new is complete.
+
+    Args:
+      folder: where checkpoints will lie; what lies there already counts as room.
+      state_bytes: bytes of the device state, `Loop.state_bytes`.
+
+    Raises:
+      UserError: too little room; the message names both sizes.
+    """
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    room = shutil.disk_usage(existing).free + sum(_size_on_disk(path) for path in _complete(folder))
+    if room < 2 * state_bytes:
+        raise UserError(
+            f"two checkpoints need {2 * state_bytes / GIB:.2f} GiB, but {room / GIB:.2f} GiB are "
+            f"free in {existing}; free some, choose another --logdir, or lower loop.replay_capacity"
+        )
+
+
+def _items(device: Any) -> dict[str, Leaves]:
+    """Splits a device state into the parts that are stored apart."""
+    leaves = _leaves(device)
+    learner = {name: leaf for name, leaf in leaves.items() if name.startswith("learner.")}
+    return {"learner": learner, "state": {k: v for k, v in leaves.items() if k not in learner}}
+
+
+def _leaves(tree: Any, prefix: str = "") -> Leaves:
+    """Returns the leaves by path, in the tree's order."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in flat]
+    names = [f"{prefix}.{path}".strip(".") for path in paths]
+    if len(set(names)) != len(names):
+        raise ValueError("two leaves of the state have the same path")
+    return dict(zip(names, (leaf for _, leaf in flat), strict=True))
+
+
+def _write(path: Path, leaves: Leaves) -> None:
+    with _orbax() as checkpointer:
+        # The store has no arrays of size zero; shapes tell all there is to know of them.
+        stored = {name: leaf for name, leaf in leaves.items() if leaf.size}
+        checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(stored))
+
+
+def _read(path: Path, expected: Leaves) -> Leaves:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    stored = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+        for name, leaf in expected.items()
+        if leaf.size
+    }
+    how = ocp.checkpoint_utils.construct_restore_args(stored)
+    try:
+        with _orbax() as checkpointer:
+            read = checkpointer.restore(
+                path.resolve(), args=ocp.args.PyTreeRestore(stored, restore_args=how)
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(path.parent) from error
+    return {
+        name: read[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype)
+        for name, leaf in expected.items()
+    }
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"the checkpoint {path} is damaged; start again with another --logdir")
+
+
+def _orbax() -> ocp.Checkpointer:
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
+
+
+def _complete(folder: Path) -> list[Path]:
+    """Returns the checkpoints in `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.isdigit())
+
+
+def _thin_out(folder: Path) -> None:
+    """Keeps the newest checkpoint whole, a few learners before it, and nothing else."""
+    older = _complete(folder)[:-1]
+    for path in older[:-KEPT_LEARNERS]:
+        shutil.rmtree(path)
+    for path in older[-KEPT_LEARNERS:]:
+        shutil.rmtree(path / "state", ignore_errors=True)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for path in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(path)
+
+
+def _counters(run: RunState) -> dict[str, int]:
+    return {"epochs": run.epochs, "transitions": run.transitions, "updates": run.updates}
+
+
+def _describe(tree: Any) -> dict[str, str]:
+    return {name: _text(leaf) for name, leaf in _leaves(tree).items()}
+
+
+def _text(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values as JSON gives them back (tuples become lists)."""
+    return json.loads(json.dumps(values))
+
+
+def _require_equal(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    names = [k for k in saved | wanted if saved.get(k, "absent") != wanted.get(k, "absent")]
+    if names:
+        name = names[0]
+        more = f" (and {len(names) - 1} more differences)" if len(names) > 1 else ""
+        raise UserError(
+            f"the checkpoint {path} was written with {name}={saved.get(name, 'absent')}, this run "
+            f"has {name}={wanted.get(name, 'absent')}{more}; use the same settings or another "
+            "--logdir"
+        )
+
+
+def _size_on_disk(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
