@@ -97,32 +97,42 @@ def divide(
 ) -> mujoco.MjSpec:
     """Leave out the muscles `drop` and divide the others, until there are `num_actuators`.
 
-    `spec` is edited in place and returned. Compartments of muscle `m` are named `m#1`, `m#2`, ...;
-    an undivided muscle keeps its name. Every `lengthrange` is shifted so that at the neutral pose
-    the compartment's normalised length is its parent's.
+    `spec` is edited in place and returned; `divide_into` tells how the compartments are made.
 
     Raises:
       UserError: an impossible `num_actuators`, a `drop` that is no muscle of the model, or a
         muscle without an entry in `fans`.
     """
     _drop_muscles(spec, drop)
-    muscles = list(spec.actuators)
-    missing = [muscle.name for muscle in muscles if muscle.name not in fans]
+    names = [muscle.name for muscle in spec.actuators]
+    missing = [name for name in names if name not in fans]
     if missing:
         raise UserError(f"no compartment width for {missing[0]}; add it to the body's fan table")
-    parts = allocate([fans[muscle.name].width for muscle in muscles], num_actuators)
+    parts = allocate([fans[name].width for name in names], num_actuators)
+    return divide_into(spec, dict(zip(names, parts, strict=True)), fans)
 
+
+def divide_into(
+    spec: mujoco.MjSpec, parts: Mapping[str, int], fans: Mapping[str, Fan]
+) -> mujoco.MjSpec:
+    """Divide each muscle of `spec`, in place, into its number of `parts`.
+
+    Compartments of muscle `m` are named `m#1`, `m#2`, ...; an undivided muscle keeps its name.
+    Every `lengthrange` is shifted so that at the neutral pose the compartment's normalised length
+    is its parent's.
+    """
     model = spec.copy().compile()
     data = neutral_data(model)
     tendons = {tendon.name: tendon for tendon in spec.tendons}
     children: dict[str, str] = {}
     parent_length = {}
-    for muscle, count in zip(muscles, parts, strict=True):
-        parent_length[muscle.name] = data.ten_length[model.tendon(muscle.target).id]
+    for muscle in list(spec.actuators):
+        count = parts[muscle.name]
         if count == 1:
             continue
         tendon = tendons[muscle.target]
         fan = fans[muscle.name]
+        parent_length[muscle.name] = data.ten_length[model.tendon(muscle.target).id]
         for index, offset in enumerate(lateral_offsets(fan.width, count), start=1):
             name = f"{muscle.name}#{index}"
             shift = offset * np.asarray(fan.direction)
@@ -173,6 +183,7 @@ def satisfy_couplings(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
 
 
 def _drop_muscles(spec: mujoco.MjSpec, drop: Sequence[str]) -> None:
+    """Delete the muscles named, with their tendons."""
     muscles = {muscle.name: muscle for muscle in spec.actuators}
     tendons = {tendon.name: tendon for tendon in spec.tendons}
     for name in drop:
