@@ -42,7 +42,7 @@ class QflexConfig:
     bootstrap: Literal["source", "flow"] = "source"  # next action in the critic's target
     clip_target: bool = False  # project the ascent's iterates to the box of valid actions
     clip_stored_action: bool = False  # clip the flow's actions before they are stored
-    tanh_source: bool = True  # squash the Gaussian source
+    tanh_source: bool = True  # squash the Gaussian source by tanh, else clip its draws
     entropy: bool = False  # soft values and a learned temperature, as in SAC and CrossQ
     target_entropy: float = -1.0  # nats per actuator, where `entropy` is on
     euler_grid: flow.EulerGrid = "right"  # end of an Euler step that its velocity is taken at
@@ -75,7 +75,7 @@ _PAPER = QflexConfig(
     bootstrap="flow",  # the next action is drawn from the policy, which is the flow
     clip_target=True,  # the ascent keeps actions valid
     clip_stored_action=True,  # the policy's actions lie in the action space
-    tanh_source=False,  # the source is a Gaussian
+    tanh_source=False,  # the source is a Gaussian; clipped, since its actions are to be valid
     entropy=False,  # no entropy term in the losses
     euler_grid="left",  # the explicit Euler method; the text names no other grid
     gradient="min",  # clipped double Q, as in the code
@@ -225,6 +225,9 @@ def squash(config: QflexConfig, mean, log_std, noise) -> tuple[jax.Array, jax.Ar
         # log(1 - tanh(u)^2), in a form that stays finite for large u.
         log_prob = log_prob - 2.0 * (math.log(2.0) - action - jax.nn.softplus(-2.0 * action))
         action = jnp.tanh(action)
+    else:
+        # Without a bound the mean runs away: the critic has seen no action outside the box.
+        action = jnp.clip(action, -1.0, 1.0)
     return action, jnp.sum(log_prob, axis=-1)
 
 
