@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from brax.envs.base import Env, State
+from brax.envs.base import State
 from flax import struct
 
 from mjx_qflex.training import worlds
 from mjx_qflex.training.program import Program, stepping_options
+from mjx_qflex.training.worlds import Task
 from mjx_qflex.types import Algorithm, Carry
 
 
@@ -42,8 +43,7 @@ def constant_policy(action_size: int) -> Policy:
     return Policy(act, lambda num_envs: ())
 
 
-@struct.dataclass
-class EvalResult:
+class EvalResult(struct.PyTreeNode):
     """The first episode of each of E worlds.
 
     Attributes:
@@ -73,8 +73,7 @@ class Rollout(NamedTuple):
     length: int
 
 
-@struct.dataclass
-class _Episodes:
+class _Episodes(struct.PyTreeNode):
     """Episodes under way: the loop carry of an evaluation."""
 
     state: State  # [E, ...]
@@ -84,7 +83,7 @@ class _Episodes:
     result: EvalResult  # sums so far
 
 
-def make_evaluate(env: Env, policy: Policy, num_envs: int) -> Program:
+def make_evaluate(env: Task, policy: Policy, num_envs: int) -> Program:
     """Returns the program `evaluate(params, key) -> EvalResult` over `num_envs` worlds.
 
     World i starts from a reset key that depends on `key` and i alone, so policies evaluated with
@@ -111,7 +110,7 @@ def make_evaluate(env: Env, policy: Policy, num_envs: int) -> Program:
     return Program(evaluate, (), stepping_options(env))
 
 
-def make_rollout(env: Env, policy: Policy) -> Program:
+def make_rollout(env: Task, policy: Policy) -> Program:
     """Returns the program behind `record`: `[episode_length]` steps of one world, with a mask."""
 
     def rollout(params: Any, key: jax.Array):
@@ -140,7 +139,7 @@ def record(rollout: Program, params: Any, key: jax.Array) -> Rollout:
     return Rollout(jax.device_get(states), reward[:length], length)
 
 
-def _start(env: Env, policy: Policy, key: jax.Array, num_envs: int) -> _Episodes:
+def _start(env: Task, policy: Policy, key: jax.Array, num_envs: int) -> _Episodes:
     key_reset, key_act = jax.random.split(key)
     # fold_in, unlike split, gives world i the same key whatever num_envs is.
     keys = jax.vmap(lambda i: jax.random.fold_in(key_reset, i))(jnp.arange(num_envs))
@@ -160,11 +159,13 @@ def _start(env: Env, policy: Policy, key: jax.Array, num_envs: int) -> _Episodes
     )
 
 
-def _advance(env: Env, policy: Policy, params: Any, episodes: _Episodes) -> _Episodes:
+def _advance(env: Task, policy: Policy, params: Any, episodes: _Episodes) -> _Episodes:
     """Steps every world once; only those still alive count."""
     (num_envs,) = episodes.alive.shape
     key, key_act = jax.random.split(episodes.key)
-    action, carry = policy.act(params, episodes.state.obs, episodes.carry, key_act)
+    action, carry = policy.act(
+        params, worlds.observation(episodes.state), episodes.carry, key_act
+    )
     state = worlds.step(env, episodes.state, action)
     bad = worlds.nonfinite((action, state), num_envs) & episodes.alive
     counted = episodes.alive & ~bad

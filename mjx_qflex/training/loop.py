@@ -7,7 +7,8 @@
 
 An epoch is a fixed number of steps: the numbers a run produces depend on its configuration and
 seed alone, never on how fast the machine was. A caller that wants a row of metrics every ten
-seconds runs as many epochs as fit and joins their metrics with `merge_metrics`.
+seconds runs as many epochs as fit and joins their metrics with
+`aggregate.merge_metrics`.
 """
 
 from collections.abc import Callable
@@ -18,17 +19,16 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
-from brax.envs.base import Env, State
+from brax.envs.base import State
 from flax import struct
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import evaluation, worlds
 from mjx_qflex.training import replay as ring
+from mjx_qflex.training.aggregate import mean_where, reduce_metrics
 from mjx_qflex.training.program import Program, stepping_options
+from mjx_qflex.training.worlds import Task
 from mjx_qflex.types import Algorithm, Carry, Learner, Metrics, Transition
-
-COUNTS = ("nonfinite_worlds", "episode/count", "episode/terminations", "episode/timeouts")
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ class LoopConfig:
             )
 
 
-@struct.dataclass
-class DeviceState:
+class DeviceState(struct.PyTreeNode):
     """All of a run that lives on the device, donated to every program that advances it."""
 
     env_state: State  # [N, ...]
@@ -147,7 +146,7 @@ class Loop(NamedTuple):
         }
 
 
-def make_loop(env: Env, algorithm: Algorithm, config: LoopConfig) -> Loop:
+def make_loop(env: Task, algorithm: Algorithm, config: LoopConfig) -> Loop:
     """Builds the training functions of one environment and one algorithm.
 
     The ring's size is checked against the device's free memory here, before anything is allocated.
@@ -203,16 +202,17 @@ def make_loop(env: Env, algorithm: Algorithm, config: LoopConfig) -> Loop:
     )
 
 
-def transition_spec(env: Env) -> Transition:
+def transition_spec(env: Task) -> Transition:
     """Returns shape and dtype of one environment's transition; traces `env.reset`, runs nothing."""
-    state = jax.eval_shape(env.reset, _key_shape())
-    action = jax.ShapeDtypeStruct((env.action_size,), jnp.float32)
-    scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    obs = jax.ShapeDtypeStruct(state.obs.shape, state.obs.dtype)
-    return Transition(obs, action, scalar, scalar, obs)
+
+    def example(key: jax.Array) -> Transition:
+        obs = worlds.observation(env.reset(key))
+        return Transition(obs, jnp.zeros(env.action_size), jnp.zeros(()), jnp.zeros(()), obs)
+
+    return jax.eval_shape(example, _key_shape())
 
 
-def _init(env: Env, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -> DeviceState:
+def _init(env: Task, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -> DeviceState:
     key, key_learner, key_reset = jax.random.split(key, 3)
     num_envs = config.num_envs
     return DeviceState(
@@ -227,7 +227,7 @@ def _init(env: Env, algorithm: Algorithm, config: LoopConfig, key: jax.Array) ->
 
 
 def _prefill(
-    env: Env, algorithm: Algorithm, config: LoopConfig, device: DeviceState
+    env: Task, algorithm: Algorithm, config: LoopConfig, device: DeviceState
 ) -> DeviceState:
     """Fills the ring with uniformly random actions in [-1, 1]; learns nothing."""
 
@@ -246,7 +246,7 @@ def _prefill(
 
 
 def _epoch(
-    env: Env, algorithm: Algorithm, config: LoopConfig, device: DeviceState
+    env: Task, algorithm: Algorithm, config: LoopConfig, device: DeviceState
 ) -> tuple[DeviceState, Metrics]:
     """Trains for `steps_per_epoch` vector steps; returns metrics over all of them."""
     device, pool = refresh_pool(env, config, device)
@@ -257,7 +257,7 @@ def _epoch(
     return device, reduce_metrics(rows)
 
 
-def refresh_pool(env: Env, config: LoopConfig, device: DeviceState) -> tuple[DeviceState, State]:
+def refresh_pool(env: Task, config: LoopConfig, device: DeviceState) -> tuple[DeviceState, State]:
     """Draws the `[P, ...]` reset states that this epoch's ended worlds restart from.
 
     A full reset of every world at every step would cost as much as stepping it. The pool costs P
@@ -270,12 +270,12 @@ def refresh_pool(env: Env, config: LoopConfig, device: DeviceState) -> tuple[Dev
 
 
 def train_step(
-    env: Env, algorithm: Algorithm, config: LoopConfig, pool: State, device: DeviceState
+    env: Task, algorithm: Algorithm, config: LoopConfig, pool: State, device: DeviceState
 ) -> tuple[DeviceState, Metrics]:
     """Acts, steps every world, writes the ring, resets ended worlds and updates the learner."""
     key, key_act, key_reset, key_learn = jax.random.split(device.key, 4)
     action, carry = algorithm.act(
-        device.learner, device.env_state.obs, device.carry, key_act, "explore"
+        device.learner, worlds.observation(device.env_state), device.carry, key_act, "explore"
     )
     chex.assert_shape(action, (config.num_envs, env.action_size))
     device, metrics = collect(
@@ -308,7 +308,7 @@ def _learn(
 
 
 def collect(
-    env: Env,
+    env: Task,
     algorithm: Algorithm,
     pool: State,
     device: DeviceState,
@@ -332,7 +332,7 @@ def collect(
       key: draws the pool entries.
     """
     (num_envs,) = device.episode_length.shape
-    obs = device.env_state.obs
+    obs = worlds.observation(device.env_state)
     state = worlds.step(env, device.env_state, action)
     chex.assert_trees_all_equal_shapes_and_dtypes(device.env_state, state)
 
@@ -340,7 +340,8 @@ def collect(
     terminated = (state.done > 0) & ~bad
     timed_out = (state.info["truncation"] > 0) & ~terminated & ~bad
     ended = terminated | timed_out | bad
-    transition = Transition(obs, action, state.reward, 1.0 - terminated, state.obs)
+    next_obs = worlds.observation(state)
+    transition = Transition(obs, action, state.reward, 1.0 - terminated, next_obs)
     transition = worlds.select(bad, jax.tree.map(jnp.zeros_like, transition), transition)
     episode_return = device.episode_return + transition.reward
     episode_length = device.episode_length + 1
@@ -354,8 +355,8 @@ def collect(
         "episode/timeouts": timed_out.sum(),
         "episode/return": jnp.where(ended, episode_return, 0.0).sum(),
         "episode/length": jnp.where(ended, episode_length, 0).sum(),
-        "reward": _mean_where(~bad, state.reward),
-    } | {f"env/{name}": _mean_where(~bad, value) for name, value in state.metrics.items()}
+        "reward": mean_where(~bad, state.reward),
+    } | {f"env/{name}": mean_where(~bad, value) for name, value in state.metrics.items()}
     device = device.replace(
         env_state=worlds.select(ended, fresh, state),
         carry=worlds.select(ended, algorithm.init_carry(num_envs), carry),
@@ -364,42 +365,6 @@ def collect(
         episode_length=jnp.where(ended, 0, episode_length),
     )
     return device, metrics
-
-
-def reduce_metrics(rows: Metrics) -> Metrics:
-    """Turns the metrics of S steps, `[S]` each, into those of the epoch.
-
-    Counts are summed; `episode/return` and `episode/length` become means over the episodes that
-    ended (NaN where none did); everything else is averaged over the steps.
-    """
-    metrics = {name: x.sum() if name in COUNTS else x.mean() for name, x in rows.items()}
-    for name in ("episode/return", "episode/length"):
-        # 0 / 0 is NaN: no episode ended, so there is no mean.
-        metrics[name] = rows[name].sum() / metrics["episode/count"]
-    return metrics
-
-
-def merge_metrics(epochs: list[dict[str, Any]]) -> dict[str, float]:
-    """Joins the metrics of consecutive epochs into one row of Python floats."""
-    host = jax.device_get(epochs)
-    merged = {}
-    for name in host[0]:
-        values = np.asarray([row[name] for row in host], np.float64)
-        if name in COUNTS:
-            merged[name] = float(values.sum())
-        elif name in ("episode/return", "episode/length"):
-            weights = np.asarray([row["episode/count"] for row in host], np.float64)
-            ended = weights > 0
-            merged[name] = (
-                float(np.average(values[ended], weights=weights[ended])) if ended.any() else np.nan
-            )
-        else:
-            merged[name] = float(values.mean())
-    return merged
-
-
-def _mean_where(mask: jax.Array, value: jax.Array) -> jax.Array:
-    return jnp.where(mask, value, 0.0).sum() / jnp.maximum(mask.sum(), 1)
 
 
 def _prefill_steps(config: LoopConfig) -> int:

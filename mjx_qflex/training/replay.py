@@ -29,8 +29,7 @@ CANDIDATE_ROUNDS = 8
 USABLE_SHARE = 0.9
 
 
-@struct.dataclass
-class Replay:
+class Replay(struct.PyTreeNode):
     """A ring of transitions.
 
     Attributes:

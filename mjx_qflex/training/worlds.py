@@ -1,18 +1,38 @@
 """Operations on a batch of worlds: pytrees whose leaves share the leading axis `[N, ...]`."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from brax.envs.base import Env, State
+from brax.envs.base import State
 
 
-def reset(env: Env, keys: jax.Array) -> State:
+class Task(Protocol):
+    """What the training loop asks of an environment: brax's protocol, and the time limit."""
+
+    episode_length: int  # control steps until the time-out
+
+    @property
+    def action_size(self) -> int: ...
+
+    def reset(self, rng: jax.Array) -> State: ...
+
+    def step(self, state: State, action: jax.Array) -> State: ...
+
+
+def observation(state: State) -> jax.Array:
+    """Returns the observation `[..., O]`; observations that are mappings are not supported."""
+    if not isinstance(state.obs, jax.Array):
+        raise TypeError("the environment's observation must be one array")
+    return state.obs
+
+
+def reset(env: Task, keys: jax.Array) -> State:
     """Resets `[N]` worlds with keys `[N, 2]`; no leaf is weakly typed."""
     return _strongly_typed(jax.vmap(env.reset)(keys))
 
 
-def step(env: Env, state: State, action: jax.Array) -> State:
+def step(env: Task, state: State, action: jax.Array) -> State:
     """Steps `[N]` worlds with actions `[N, A]`; types are those of `reset`."""
     return _strongly_typed(jax.vmap(env.step)(state, action))
 

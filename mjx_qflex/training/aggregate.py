@@ -1,0 +1,49 @@
+"""Metrics of steps into metrics of epochs, and of epochs into rows."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mjx_qflex.types import Metrics
+
+COUNTS = ("nonfinite_worlds", "episode/count", "episode/terminations", "episode/timeouts")
+EPISODE_MEANS = ("episode/return", "episode/length")
+
+
+def mean_where(mask: jax.Array, value: jax.Array) -> jax.Array:
+    """Returns the mean of `value` `[N]` where `mask` `[N]`, 0 where it is nowhere."""
+    return jnp.where(mask, value, 0.0).sum() / jnp.maximum(mask.sum(), 1)
+
+
+def reduce_metrics(rows: Metrics) -> Metrics:
+    """Turns the metrics of S steps, `[S]` each, into those of the epoch.
+
+    Counts are summed; `episode/return` and `episode/length` become means over the episodes that
+    ended (NaN where none did); everything else is averaged over the steps.
+    """
+    metrics = {name: x.sum() if name in COUNTS else x.mean() for name, x in rows.items()}
+    for name in EPISODE_MEANS:
+        # 0 / 0 is NaN: no episode ended, so there is no mean.
+        metrics[name] = rows[name].sum() / metrics["episode/count"]
+    return metrics
+
+
+def merge_metrics(epochs: list[dict[str, Any]]) -> dict[str, float]:
+    """Joins the metrics of consecutive epochs into one row of Python floats."""
+    host = jax.device_get(epochs)
+    merged = {}
+    for name in host[0]:
+        values = np.asarray([row[name] for row in host], np.float64)
+        if name in COUNTS:
+            merged[name] = float(values.sum())
+        elif name in EPISODE_MEANS:
+            weights = np.asarray([row["episode/count"] for row in host], np.float64)
+            ended = weights > 0
+            merged[name] = (
+                float(np.average(values[ended], weights=weights[ended])) if ended.any() else np.nan
+            )
+        else:
+            merged[name] = float(values.mean())
+    return merged
