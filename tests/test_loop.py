@@ -1,0 +1,316 @@
+"""The training scan: episode ends, compile counts, memory, reproducibility, broken worlds."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_envs import Counter, random_algorithm
+
+from mjx_qflex import tasks
+from mjx_qflex.errors import UserError
+from mjx_qflex.training import loop as loop_module
+from mjx_qflex.training import replay as ring
+from mjx_qflex.training.aggregate import merge_metrics
+from mjx_qflex.training.loop import LoopConfig, make_loop
+from mjx_qflex.training.program import Program, stepping_options
+
+CONFIG = LoopConfig(
+    num_envs=8,
+    batch_size=16,
+    updates_per_step=2,
+    prefill_transitions=60,
+    replay_capacity=8_000,
+    steps_per_epoch=30,
+    reset_pool=6,
+    eval_envs=16,
+)
+KEY = jax.random.PRNGKey(0)
+
+
+def build(config=CONFIG, **options):
+    """A loop of a `Counter` environment, and that environment."""
+    env = Counter(**options)
+    return make_loop(env, random_algorithm(2, 1), config), env
+
+
+def trained(loop, epochs, key=KEY):
+    """A run after prefill and `epochs` epochs, and the metrics of each."""
+    run, rows = loop.prefill(loop.init(key)), []
+    for _ in range(epochs):
+        run, metrics = loop.epoch(run)
+        rows.append(jax.device_get(metrics))
+    return run, rows
+
+
+def written(run):
+    """The ring's written rows on the host: transitions `[S, N, ...]` and the mask `[S, N]`."""
+    replay = jax.device_get(run.device.replay)
+    rows = int(replay.filled)
+    return jax.tree.map(lambda x: x[:rows], replay.data), replay.valid[:rows]
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    """A run of four epochs without broken worlds: (run, rows, env, loop)."""
+    loop, env = build()
+    run, rows = trained(loop, 4)
+    return run, rows, env, loop
+
+
+def test_next_observation_is_from_before_the_reset(healthy):
+    data, valid = written(healthy[0])
+    label, time = data.obs[..., 0], data.obs[..., 1]
+    assert valid.all()
+    np.testing.assert_array_equal(data.next_obs[..., 0], label)
+    np.testing.assert_array_equal(data.next_obs[..., 1], time + 1)
+    ended = (data.next_obs[..., 1] == 5) | ((label < 0.3) & (data.next_obs[..., 1] == 3))
+    # What follows an end is a new episode, what follows any other step is the same one.
+    np.testing.assert_array_equal(time[1:][ended[:-1]], 0)
+    np.testing.assert_array_equal(time[1:][~ended[:-1]], data.next_obs[..., 1][:-1][~ended[:-1]])
+    np.testing.assert_array_equal(label[1:][~ended[:-1]], label[:-1][~ended[:-1]])
+
+
+def test_termination_does_not_bootstrap_and_a_time_out_does(healthy):
+    data, _ = written(healthy[0])
+    died = (data.obs[..., 0] < 0.3) & (data.next_obs[..., 1] == 3)
+    assert died.any() and (data.next_obs[..., 1] == 5).any()
+    np.testing.assert_array_equal(data.discount, np.where(died, 0.0, 1.0))
+
+
+def test_acting_state_and_episode_sums_restart_with_the_episode(healthy):
+    device = healthy[0].device
+    time = np.asarray(device.env_state.obs[:, 1])
+    np.testing.assert_array_equal(device.carry, time)
+    np.testing.assert_array_equal(device.episode_length, time)
+    assert (np.asarray(device.episode_return)[time == 0] == 0).all()
+
+
+def test_metrics_describe_the_episodes(healthy):
+    run, rows, _, _ = healthy
+    data, _ = written(run)
+    died = np.asarray(data.discount == 0)
+    timed_out = np.asarray(data.next_obs[..., 1] == 5)
+    totals, running = [], np.zeros(CONFIG.num_envs)
+    for step, reward in enumerate(data.reward):
+        running += reward
+        ended = died[step] | timed_out[step]
+        totals.append(np.where(ended, running, np.nan))
+        running = np.where(ended, 0.0, running)
+    last = slice(-4 * CONFIG.steps_per_epoch, None)  # without prefill
+    merged = merge_metrics(rows)
+    assert merged["episode/terminations"] == died[last].sum()
+    assert merged["episode/timeouts"] == timed_out[last].sum()
+    assert merged["episode/count"] == (died | timed_out)[last].sum()
+    np.testing.assert_allclose(merged["episode/return"], np.nanmean(totals[last]), rtol=1e-5)
+    lengths = np.where(died, 3, 5)[(died | timed_out)][-int(merged["episode/count"]) :]
+    np.testing.assert_allclose(merged["episode/length"], lengths.mean(), rtol=1e-6)
+    np.testing.assert_allclose(merged["reward"], data.reward[last].mean(), rtol=1e-5)
+    np.testing.assert_allclose(merged["env/reward/toy"], merged["reward"], rtol=1e-6)
+    assert merged["nonfinite_worlds"] == 0
+
+
+def test_no_episode_ended_means_no_mean():
+    rows = [
+        {"episode/count": 0, "episode/return": np.nan, "episode/length": np.nan, "x": 1.0},
+        {"episode/count": 2, "episode/return": 3.0, "episode/length": 4.0, "x": 2.0},
+    ]
+    assert merge_metrics(rows)["episode/return"] == 3.0
+    assert np.isnan(merge_metrics(rows[:1])["episode/return"])
+
+
+def test_counters_are_python_ints(healthy):
+    run = healthy[0]
+    prefill = 8 * CONFIG.num_envs  # 60 transitions, rounded up to vector steps
+    assert (run.epochs, run.transitions, run.updates) == (4, prefill + 4 * 30 * 8, 4 * 30 * 2)
+    assert all(type(x) is int for x in (run.epochs, run.transitions, run.updates))
+    assert run.learner["updates"] == run.updates
+
+
+def test_each_program_is_traced_once():
+    loop, env = build()
+    run = loop.init(KEY)
+    before = env.traces["step"]
+    run = loop.prefill(run)
+    assert env.traces["step"] == before + 1
+    run, _ = loop.epoch(run)
+    assert env.traces["step"] == before + 2
+    loop.evaluate(run.learner, KEY)
+    loop.evaluate_constant(jnp.zeros(1), KEY)
+    loop.rollout(run.learner, KEY)
+    assert env.traces["step"] == before + 5
+    traces = dict(env.traces)
+    for seed in range(2):
+        run = loop.prefill(run)
+        run, _ = loop.epoch(run)
+        loop.evaluate(run.learner, jax.random.PRNGKey(seed))
+        loop.evaluate_constant(jnp.ones(1), jax.random.PRNGKey(seed))
+        loop.rollout(run.learner, jax.random.PRNGKey(seed))
+    loop.init(jax.random.PRNGKey(1))
+    assert env.traces == traces
+
+
+def test_compiles_ahead_of_time():
+    loop, env = build()
+    assert loop.compile_seconds() == {}
+    seconds = loop.compile()
+    assert set(seconds) == {"init", "prefill", "epoch"} and min(seconds.values()) > 0
+    traces = dict(env.traces)
+    trained(loop, 1)
+    assert env.traces == traces and loop.compile_seconds() == seconds
+
+
+def test_scan_equals_a_python_loop():
+    config = LoopConfig(**{**CONFIG.__dict__, "steps_per_epoch": 7})
+    env, algorithm = Counter(poison_label=0.8), random_algorithm(2, 1)
+    loop = make_loop(env, algorithm, config)
+    start = loop.prefill(loop.init(KEY))
+    device = jax.tree.map(jnp.copy, start.device)
+    run, metrics = loop.epoch(start)
+
+    device, pool = loop_module.refresh_pool(env, config, device)
+    step = jax.jit(partial(loop_module.train_step, env, algorithm, config))
+    rows = []
+    for _ in range(7):
+        device, row = step(pool, device)
+        rows.append(row)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), run.device, device)
+    for name in ("nonfinite_worlds", "episode/count"):
+        assert metrics[name] == sum(int(row[name]) for row in rows)
+    np.testing.assert_allclose(metrics["reward"], np.mean([r["reward"] for r in rows]), rtol=1e-5)
+
+
+def peak_bytes(program, loop):
+    """Bytes that the compiled epoch holds at once: arguments, results and temporaries."""
+    program.compile(loop.shapes().device)
+    memory = program.compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+
+
+def test_compiled_epoch_holds_one_ring():
+    config = LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 500_000})
+    loop, env = build(config)
+    assert loop.replay_bytes > 10 * 2**20
+    assert peak_bytes(loop.programs["epoch"], loop) < 1.2 * loop.replay_bytes
+    assert peak_bytes(loop.programs["prefill"], loop) < 1.2 * loop.replay_bytes
+    # The same reading sees the second ring of a program that does not donate its argument.
+    epoch = partial(loop_module._epoch, env, random_algorithm(2, 1), config)
+    assert peak_bytes(Program(epoch), loop) > 1.9 * loop.replay_bytes
+
+
+def test_nonfinite_worlds_are_ended_counted_and_never_sampled():
+    loop, _ = build(poison_label=0.6)
+    run, rows = trained(loop, 3)
+    data, valid = written(run)
+    counted = sum(int(row["nonfinite_worlds"]) for row in rows)
+    in_epochs = valid[-3 * CONFIG.steps_per_epoch :]
+    assert counted == (~in_epochs).sum() > 0
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x[~valid], 0), data)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(run.device)))
+    # The row after a broken one starts a new episode.
+    np.testing.assert_array_equal(data.obs[1:][~valid[:-1] & valid[1:]][:, 1], 0)
+    batch = ring.sample(run.device.replay, KEY, (10_000,))
+    assert (batch.obs[:, 0] > 0).all()  # filler would be 0
+    for row in rows:
+        assert all(np.isfinite(value) for value in row.values())
+
+
+def test_a_learner_that_acts_nan_ends_its_worlds():
+    algorithm = random_algorithm(2, 1)
+    broken = algorithm._replace(
+        act=lambda learner, obs, carry, key, mode: (jnp.full((obs.shape[0], 1), jnp.nan), carry)
+    )
+    loop = make_loop(Counter(), broken, CONFIG)
+    run, rows = trained(loop, 1)
+    assert rows[0]["nonfinite_worlds"] == CONFIG.num_envs * CONFIG.steps_per_epoch
+    _, valid = written(run)
+    assert not valid[8:].any() and valid[:8].all()
+
+
+def test_each_epoch_has_its_own_reset_states():
+    loop, _ = build()
+    run, _ = trained(loop, 3)
+    data, _ = written(run)
+    steps = CONFIG.steps_per_epoch
+    starts = []
+    for epoch in (-2, -1):
+        rows = slice(epoch * steps + 1, (epoch + 1) * steps or None)
+        obs = data.obs[rows]
+        starts.append(set(obs[obs[..., 1] == 0][:, 0].tolist()))
+    assert 1 < len(starts[0]) <= CONFIG.reset_pool and 1 < len(starts[1]) <= CONFIG.reset_pool
+    assert not starts[0] & starts[1]
+
+
+def test_same_seed_same_run_bitwise():
+    first, rows = trained(build()[0], 2)
+    second, rows_again = trained(build()[0], 2)
+    other, _ = trained(build()[0], 2, jax.random.PRNGKey(1))
+    assert_same(first.device, second.device)
+    assert_same(rows, rows_again)
+    assert not np.array_equal(first.learner["weight"], other.learner["weight"])
+
+
+def test_without_updates_or_prefill_it_only_collects():
+    config = LoopConfig(
+        **{**CONFIG.__dict__, "updates_per_step": 0, "prefill_transitions": 0}
+    )
+    loop, _ = build(config)
+    run, rows = trained(loop, 1)
+    assert run.updates == 0 and run.learner["updates"] == 0
+    assert run.device.replay.filled == CONFIG.steps_per_epoch
+    assert not any(name.startswith("update/") for name in rows[0])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_envs", 0), ("updates_per_step", -1), ("prefill_transitions", 9_000)]
+)
+def test_impossible_sizes_are_refused(field, value):
+    with pytest.raises(UserError, match=f"loop.{field}"):
+        LoopConfig(**{**CONFIG.__dict__, field: value})
+
+
+def test_ring_that_cannot_fit_is_refused_before_allocation():
+    with pytest.raises(UserError, match=r"GiB.*loop\.replay_capacity"):
+        build(LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 10**14}))
+
+
+def test_compiler_options_of_the_environment_are_for_the_cpu(monkeypatch):
+    env = Counter()
+    assert stepping_options(env) == {}
+    env.compiler_options = {"xla_cpu_enable_fast_math": False}
+    assert stepping_options(env) == env.compiler_options
+    trained(make_loop(env, random_algorithm(2, 1), CONFIG), 1)
+    env.compiler_options = {"no_such_option": 1}
+    with pytest.raises(Exception, match="no_such_option"):
+        make_loop(env, random_algorithm(2, 1), CONFIG).init(KEY)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert stepping_options(env) == {}
+
+
+def test_4096_environments_in_one_scan():
+    env = tasks.make("chain_reach", num_joints=8)
+    config = LoopConfig(
+        num_envs=4096,
+        batch_size=512,
+        prefill_transitions=8192,
+        replay_capacity=100_000,
+        steps_per_epoch=25,
+        eval_envs=64,
+    )
+    loop = make_loop(env, random_algorithm(env.observation_size, env.action_size), config)
+    run, rows = trained(loop, 2)
+    assert run.transitions == 4096 * (2 + 50)
+    # Every world times out once, at 20 steps, within the first epoch and again within the second.
+    assert [int(row["episode/timeouts"]) for row in rows] == [4096, 4096]
+    assert sum(int(row["episode/terminations"]) for row in rows) == 0
+    assert merge_metrics(rows)["episode/length"] == env.episode_length
