@@ -1,0 +1,382 @@
+"""What a run is: presets, sizes and `--set key=value`, resolved into one frozen `Config`.
+
+Each layer overrides the one before: dataclass defaults, the preset, the table of sizes for
+(preset, task), explicit flags, `--set`. The result is printed, saved as `config.json`, and is all
+that a run depends on besides the machine.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from mjx_qflex import algos, tasks
+from mjx_qflex.commands import whole_number
+from mjx_qflex.errors import UserError
+from mjx_qflex.lookup import unknown_name
+from mjx_qflex.training.loop import LoopConfig
+
+FILE_NAME = "config.json"
+
+
+class Sizes(NamedTuple):
+    """How large a run is. `steps_per_epoch` aims at 1 to 5 s on the device of the preset."""
+
+    num_envs: int
+    batch_size: int
+    updates_per_step: int
+    prefill: int  # transitions
+    replay: int  # transitions
+    width: int  # of every network's hidden layers
+    steps_per_epoch: int
+    total_steps: int  # transitions, prefill included
+    evaluations: int = 20  # spread over the run
+    eval_envs: int = 64
+
+
+PAPER_SMALL = Sizes(80, 256, 1, 30_000, 1_000_000, 256, 50, 20_000_000)
+PAPER_LARGE = Sizes(224, 256, 1, 30_000, 1_000_000, 1024, 50, 50_000_000)
+
+# SIZES[preset][task]; a task without a line of its own takes "*".
+# fmt: off
+SIZES: dict[str, dict[str, Sizes]] = {
+    # columns:                  envs batch upd prefill  replay width steps     total evals
+    "cpu": {
+        "*":             Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000, 10),
+        "chain_reach":   Sizes(   64,  256,  2,  2_560,   200_000, 128, 100,    200_000, 10),
+        "ms_human_walk": Sizes(   64,  128,  1,  2_560,    30_000, 128,  20,    120_000,  4),
+    },
+    "gpu": {
+        "*":             Sizes( 4096, 4096,  4, 100_000, 1_000_000, 256, 50, 50_000_000),
+        "chain_reach":   Sizes( 4096, 4096,  4, 100_000, 1_000_000, 256, 100, 20_000_000),
+        "ms_human_walk": Sizes( 4096, 4096,  4, 100_000,   500_000, 1024, 16, 50_000_000),
+    },
+    "paper": {"*": PAPER_SMALL, "ms_human_walk": PAPER_LARGE},
+    "code":  {"*": PAPER_SMALL, "ms_human_walk": PAPER_LARGE},
+}
+# fmt: on
+
+# The set of algorithm options that each preset takes, where the algorithm has sets.
+ALGO_PRESETS = {"cpu": "default", "gpu": "default", "paper": "paper", "code": "code"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what a run computes. The run folder is no part of it: runs move."""
+
+    task: str
+    algo: str
+    preset: str
+    seed: int
+    total_steps: int  # transitions, prefill included; the run ends at the first epoch past it
+    evaluations: int
+    loop: LoopConfig
+    algo_config: Any  # the algorithm's config dataclass
+    task_config: Any  # the task's config dataclass
+
+    def __post_init__(self):
+        for name, lowest in (("total_steps", 1), ("evaluations", 0), ("seed", 0)):
+            if getattr(self, name) < lowest:
+                value = getattr(self, name)
+                raise UserError(f"{name} is {value}; it must be {lowest} or more")
+
+
+# What `--set` may name: a group of options, or a field of the run itself.
+GROUPS = {"loop": "loop", "algo": "algo_config", "task": "task_config"}
+RUN_KEYS = ("evaluations", "seed", "total_steps")
+
+
+def resolve(
+    task: str,
+    algo: str = "qflex",
+    preset: str | None = None,
+    seed: int = 0,
+    num_envs: int | None = None,
+    total_steps: int | None = None,
+    sets: typing.Sequence[str] = (),
+    device: str | None = None,
+) -> Config:
+    """Resolves flags into a config.
+
+    Args:
+      task: name in `tasks.TASKS`.
+      algo: name in `algos.ALGOS`.
+      preset: name in `SIZES`; by default "cpu" or "gpu", as the device is.
+      seed: of everything random in the run.
+      num_envs: worlds side by side; by default the preset's.
+      total_steps: transitions; by default the preset's.
+      sets: `key=value` strings, as given to `--set`.
+      device: platform name as of `jax.default_backend()`, which is the default.
+
+    Raises:
+      UserError: an unknown name (the nearest is named), or a value of the wrong type.
+    """
+    task_config = tasks.config_class(task)()
+    entry = algos.entry(algo)
+    preset = preset or default_preset(device)
+    if preset not in SIZES:
+        raise unknown_name("preset", preset, SIZES)
+    sizes = sizes_of(preset, task)
+
+    algo_config = entry.presets.get(ALGO_PRESETS[preset], entry.presets["default"])
+    if hasattr(algo_config, "width"):
+        algo_config = replace(algo_config, width=sizes.width)
+    if preset == "code" and hasattr(task_config, "reward_set"):
+        task_config = replace(task_config, reward_set="code")
+    num_envs = sizes.num_envs if num_envs is None else num_envs
+    config = Config(
+        task=task,
+        algo=algo,
+        preset=preset,
+        seed=seed,
+        total_steps=sizes.total_steps if total_steps is None else total_steps,
+        evaluations=sizes.evaluations,
+        loop=LoopConfig(
+            num_envs=num_envs,
+            batch_size=sizes.batch_size,
+            updates_per_step=sizes.updates_per_step,
+            prefill_transitions=sizes.prefill,
+            replay_capacity=sizes.replay,
+            steps_per_epoch=sizes.steps_per_epoch,
+            reset_pool=num_envs,
+            eval_envs=sizes.eval_envs,
+        ),
+        algo_config=algo_config,
+        task_config=task_config,
+    )
+    return apply_sets(config, sets)
+
+
+def default_preset(device: str | None = None) -> str:
+    """Returns the preset for a platform: "cpu" without an accelerator, "gpu" with one."""
+    return "cpu" if (device or jax.default_backend()) == "cpu" else "gpu"
+
+
+def sizes_of(preset: str, task: str) -> Sizes:
+    """Returns the table's entry for a preset and a task."""
+    table = SIZES[preset]
+    return table.get(task, table["*"])
+
+
+def apply_sets(config: Config, sets: typing.Sequence[str]) -> Config:
+    """Applies `key=value` strings to a config; the last of equal keys wins.
+
+    They are applied together, so that values which are only valid jointly need no order.
+
+    Raises:
+      UserError: no `=`, an unknown key, or a value of the wrong type.
+    """
+    changes: dict[str, Any] = {}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set {text!r} has no '='; write --set KEY=VALUE")
+        path = _path(config, key)
+        node = changes
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = _parse(key, value, _type_at(config, path))
+    return _replace_all(config, changes)
+
+
+def keys(config: Config) -> list[str]:
+    """Returns every key that `--set` accepts for this task and algorithm."""
+    leaves = [key for name in GROUPS for key in _leaf_keys(name, getattr(config, GROUPS[name]))]
+    return [*leaves, *RUN_KEYS]
+
+
+def value_at(config: Config, key: str) -> Any:
+    """Returns the value of one of the `keys`."""
+    node: Any = config
+    for name in _path(config, key):
+        node = getattr(node, name)
+    return node
+
+
+def _leaf_keys(prefix: str, value: Any) -> list[str]:
+    if not dataclasses.is_dataclass(value):
+        return [prefix]
+    return [
+        key
+        for field in dataclasses.fields(value)
+        for key in _leaf_keys(f"{prefix}.{field.name}", getattr(value, field.name))
+    ]
+
+
+def _path(config: Config, key: str) -> list[str]:
+    if key not in keys(config):
+        raise unknown_name("--set key", key, keys(config))
+    first, *rest = key.split(".")
+    return [GROUPS.get(first, first), *rest]
+
+
+def _type_at(node: Any, path: list[str]) -> Any:
+    for name in path[:-1]:
+        node = getattr(node, name)
+    return typing.get_type_hints(type(node))[path[-1]]
+
+
+def _replace_all(node: Any, changes: dict[str, Any]) -> Any:
+    new = {
+        name: _replace_all(getattr(node, name), change) if isinstance(change, dict) else change
+        for name, change in changes.items()
+    }
+    return replace(node, **new)
+
+
+def _parse(key: str, text: str, expected: Any) -> Any:
+    """Reads `text` as the type of a dataclass field: a scalar, `X | None`, `Literal`, `tuple`."""
+    try:
+        return _parse_as(text.strip(), expected)
+    except ValueError:
+        hint = _type_name(expected)
+        raise UserError(f"--set {key}={text}: {text!r} is no {hint}; give {hint}") from None
+
+
+def _parse_as(text: str, expected: Any) -> Any:
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (typing.Union, types.UnionType):
+        if text.lower() == "none" and type(None) in arguments:
+            return None
+        return _parse_as(text, next(kind for kind in arguments if kind is not type(None)))
+    if origin is Literal:
+        choices = {str(choice): choice for choice in arguments}
+        if text not in choices:
+            raise ValueError
+        return choices[text]
+    if origin is tuple:
+        items = [item for item in text.strip("()").split(",") if item.strip()]
+        repeated = len(arguments) == 2 and arguments[1] is Ellipsis
+        kinds = arguments[:1] * len(items) if repeated else arguments
+        if len(items) != len(kinds):
+            raise ValueError
+        return tuple(_parse_as(item.strip(), kind) for item, kind in zip(items, kinds, strict=True))
+    if expected is bool:
+        return {"true": True, "1": True, "false": False, "0": False}[_known_bool(text)]
+    if expected is int:
+        return whole_number(text)
+    if expected is float:
+        return float(text)
+    return text
+
+
+def _known_bool(text: str) -> str:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise ValueError
+    return text.lower()
+
+
+def _type_name(expected: Any) -> str:
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (typing.Union, types.UnionType):
+        names = [_type_name(kind) for kind in arguments if kind is not type(None)]
+        return " or ".join([*names, "none"] if type(None) in arguments else names)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return f"list of {_type_name(arguments[0])} separated by commas"
+    names = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+    return names.get(expected, str(expected))
+
+
+def to_json(config: Config) -> str:
+    """Returns the config as JSON text; `from_json` reads it back."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Reads a config that `to_json` wrote.
+
+    Raises:
+      UserError: not such a text, or one of another version of this library.
+    """
+    try:
+        data = json.loads(text)
+        classes = {
+            "loop": LoopConfig,
+            "algo_config": algos.entry(data["algo"]).config_class,
+            "task_config": tasks.config_class(data["task"]),
+        }
+        return Config(
+            **{name: _from_plain(classes.get(name, Any), value) for name, value in data.items()}
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"the saved config is broken or of another version ({error}); "
+            "choose another --logdir, or remove that folder"
+        ) from error
+
+
+def _from_plain(kind: Any, value: Any) -> Any:
+    """Rebuilds dataclasses and tuples from what JSON keeps of them."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _from_plain(hints[name], item) for name, item in value.items()})
+    if isinstance(value, list):
+        return tuple(_from_plain(Any, item) for item in value)
+    return value
+
+
+def load(folder: Path) -> Config:
+    """Reads the config of the run in `folder`.
+
+    Raises:
+      UserError: there is no run, or its config cannot be read.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise UserError(f"{folder} holds no run: there is no {FILE_NAME} in it")
+    return from_json(path.read_text())
+
+
+def save(config: Config, folder: Path) -> None:
+    """Writes the config into `folder`, whole or not at all."""
+    partial = folder / (FILE_NAME + ".partial")
+    partial.write_text(to_json(config))
+    partial.replace(folder / FILE_NAME)
+
+
+def continued(saved: Config, asked: Config) -> Config:
+    """Returns the config to resume `saved` with, now that the command resolves to `asked`.
+
+    The length of the run and the number of evaluations may change. An epoch keeps the shorter of
+    the two lengths, since a run shortens its epochs on a slow device.
+
+    Raises:
+      UserError: anything else differs; the first difference is named.
+    """
+    shorter = min(saved.loop.steps_per_epoch, asked.loop.steps_per_epoch)
+    merged = replace(asked, loop=replace(asked.loop, steps_per_epoch=shorter))
+    before, now = dataclasses.asdict(saved), dataclasses.asdict(merged)
+    before["loop"]["steps_per_epoch"] = shorter
+    for name in ("total_steps", "evaluations"):
+        before[name] = now[name]
+    difference = _first_difference(before, now)
+    if difference:
+        key, old, new = difference
+        raise UserError(
+            f"the run folder holds a run with {key}={old}, and this command says {key}={new}; "
+            "choose another --logdir, or repeat the command that began it"
+        )
+    return merged
+
+
+def _first_difference(before: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in before | now:
+            path = f"{key}.{name}" if key else name
+            found = _first_difference(before.get(name), now.get(name), path)
+            if found:
+                return found
+        return None
+    if before == now:
+        return None
+    for group, field in GROUPS.items():
+        if key.startswith(field + "."):
+            key = group + key[len(field) :]
+    return key, before, now

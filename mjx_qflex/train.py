@@ -1,0 +1,99 @@
+"""Trains a task: `python -m mjx_qflex.train --task=ms_human_walk`. See `--help`."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mjx_qflex import __version__, commands
+from mjx_qflex.commands import say, whole_number_flag
+from mjx_qflex.errors import UserError
+from mjx_qflex.training.interrupt import Interrupt
+
+
+def make_parser() -> commands.FlagParser:
+    """Returns the parser of this command's flags."""
+    parser = commands.FlagParser(
+        prog="python -m mjx_qflex.train",
+        description="Train a task. The same command with the same --logdir resumes.",
+    )
+    add = parser.add_argument
+    add("--task", help="what to train on, for example ms_human_walk (no default)")
+    add("--algo", default="qflex", help="algorithm (default: qflex)")
+    add("--preset", help="sizes and settings: cpu, gpu, paper or code (default: by the device)")
+    add("--seed", type=whole_number_flag, default=0, help="of everything random (default: 0)")
+    add("--num_envs", type=whole_number_flag, help="worlds side by side (default: see below)")
+    add("--total_steps", type=whole_number_flag, help="transitions (default: see below)")
+    add("--logdir", type=Path, help="run folder (default: runs/<task>-<algo>-s<seed>)")
+    add(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any other setting; repeatable. With --task, --help lists the keys and their values",
+    )
+    return parser
+
+
+def defaults_text(task: str | None, algo: str, preset: str | None) -> str:
+    """Returns the real defaults: of every setting of a task, or the sizes of all tasks."""
+    with commands.quiet_imports():
+        from mjx_qflex import config
+
+    chosen = preset or config.default_preset()
+    if task:
+        resolved = config.resolve(task, algo, chosen)
+        lines = [f"Settings of {task} with preset {chosen}, for --set:"]
+        lines += [f"  {key}={config.value_at(resolved, key)}" for key in config.keys(resolved)]
+        return "\n".join(lines)
+    lines = [f"Sizes by preset and task (* is any other task); the preset here is {chosen}:"]
+    lines.append(f"  {'preset':7}{'task':16}{'num_envs':>9}{'total_steps':>13}{'batch_size':>11}")
+    for name, table in config.SIZES.items():
+        for row, sizes in table.items():
+            lines.append(
+                f"  {name:7}{row:16}{sizes.num_envs:>9,}{sizes.total_steps:>13,}"
+                f"{sizes.batch_size:>11,}"
+            )
+    return "\n".join(lines)
+
+
+def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
+    """Reads the flags and trains."""
+    parser = make_parser()
+    flags = parser.parse(arguments)
+    if flags.help:
+        parser.epilog = defaults_text(flags.task, flags.algo, flags.preset)
+        parser.print_help()
+        return
+    if not flags.task:
+        raise UserError("no task given; add --task=NAME, for example --task=ms_human_walk")
+    say(f"mjx_qflex {__version__}: training {flags.task} with {flags.algo}; loading JAX ...")
+
+    with commands.quiet_imports():
+        from mjx_qflex import config
+        from mjx_qflex.training import driver, reporting
+
+    resolved = config.resolve(
+        flags.task,
+        flags.algo,
+        flags.preset,
+        flags.seed,
+        flags.num_envs,
+        flags.total_steps,
+        flags.set,
+    )
+    chosen = "as asked" if flags.preset else "chosen for this device"
+    say(f"device: {reporting.device_name()}; preset {resolved.preset} ({chosen})")
+    folder = flags.logdir or Path("runs") / f"{resolved.task}-{resolved.algo}-s{resolved.seed}"
+    say(f"run folder: {folder}; Ctrl-C saves and stops, the same command goes on")
+    command = shlex.join(["python", "-m", "mjx_qflex.train", *arguments])
+    driver.train(resolved, folder, command, interrupt, say)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return commands.run(train, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

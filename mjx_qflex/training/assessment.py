@@ -1,0 +1,187 @@
+"""What came out of a run: the trained policy against two that learnt nothing, and a clip of it.
+
+All three start from the same reset seeds, so returns are compared in pairs: the spread that the
+starts bring cancels.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from brax.envs.base import Env
+from scipy import stats
+
+from mjx_qflex.training import evaluation, rendering
+from mjx_qflex.training.program import Program
+from mjx_qflex.types import Algorithm, Learner
+
+FILE_NAME = "evaluation.json"
+VIDEO_NAME = "video.mp4"
+CLIP_SECONDS = 5.0
+CLIP_EPISODES = 8
+BASELINES = ("untrained", "idle")
+Assessment = dict[str, Any]  # as written to evaluation.json
+
+
+class Programs(NamedTuple):
+    """What an assessment runs; `Loop` has fields of the same names and serves too."""
+
+    evaluate: Callable[[Learner, jax.Array], evaluation.EvalResult]
+    evaluate_constant: Callable[[jax.Array, jax.Array], evaluation.EvalResult]
+    rollout: Callable[[Learner, jax.Array], evaluation.Rollout]
+
+
+class Interval(NamedTuple):
+    """A mean and the 95% confidence interval around it."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def make_programs(env: Env, algorithm: Algorithm, episodes: int) -> Programs:
+    """Returns programs that evaluate `episodes` worlds side by side."""
+    policy = evaluation.learner_policy(algorithm)
+    constant = evaluation.constant_policy(env.action_size)
+    recorder: Program = evaluation.make_rollout(env, policy)
+    return Programs(
+        evaluate=evaluation.make_evaluate(env, policy, episodes),
+        evaluate_constant=evaluation.make_evaluate(env, constant, episodes),
+        rollout=lambda learner, key: evaluation.record(recorder, learner, key),
+    )
+
+
+def evaluation_key(seed: int) -> jax.Array:
+    """Returns the key that evaluations of a seed share; training never uses it."""
+    return jax.random.fold_in(jax.random.PRNGKey(seed), 1)
+
+
+def idle_action(env: Env) -> jax.Array:
+    """Returns the action `[A]` that does nothing: the task's `idle_action`, else zeros.
+
+    It is -1 throughout for muscle-driven bodies: no excitation.
+    """
+    return jnp.asarray(getattr(env, "idle_action", np.zeros(env.action_size)), jnp.float32)
+
+
+def paired_interval(differences: np.ndarray) -> Interval:
+    """Returns mean and 95% interval of paired differences `[E]` by Student's t."""
+    number, mean = len(differences), float(np.mean(differences))
+    if number < 2:
+        return Interval(mean, float("-inf"), float("inf"))
+    error = float(np.std(differences, ddof=1)) / number**0.5
+    margin = float(stats.t.ppf(0.975, number - 1)) * error
+    return Interval(mean, mean - margin, mean + margin)
+
+
+def assess(
+    programs: Any, env: Env, algorithm: Algorithm, learner: Learner, seed: int
+) -> Assessment:
+    """Evaluates the trained learner, an untrained one and idleness on the same reset seeds.
+
+    Args:
+      programs: `Programs`, or a `Loop`.
+      env: the task.
+      algorithm: makes the untrained learner.
+      learner: the trained one.
+      seed: of the reset states and of the untrained learner.
+    """
+    key = evaluation_key(seed)
+    idle = idle_action(env)
+    untrained = jax.jit(algorithm.init)(jax.random.PRNGKey(seed))
+    results = {
+        "trained": programs.evaluate(learner, key),
+        "untrained": programs.evaluate(untrained, key),
+        "idle": programs.evaluate_constant(idle, key),
+    }
+    results = {name: jax.device_get(result) for name, result in results.items()}
+    returns = {name: np.asarray(result.return_, np.float64) for name, result in results.items()}
+    return {
+        "seed": seed,
+        "episodes": len(returns["trained"]),
+        "idle_action": float(idle[0]),
+        "control_dt": float(env.control_dt),
+        "policies": {name: _summary(result) for name, result in results.items()},
+        "trained_minus": {
+            name: paired_interval(returns["trained"] - returns[name])._asdict()
+            for name in BASELINES
+        },
+    }
+
+
+def _summary(result: evaluation.EvalResult) -> dict[str, Any]:
+    returns, lengths = np.asarray(result.return_, np.float64), np.asarray(result.length)
+    return {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "length_mean": float(lengths.mean()),
+        "terminated": float(np.mean(result.terminated)),
+        "nonfinite": int(np.sum(result.nonfinite)),
+        "metrics": {name: float(np.mean(value)) for name, value in result.metrics.items()},
+        "returns": returns.tolist(),
+        "lengths": lengths.tolist(),
+    }
+
+
+def film(programs: Any, env: Env, learner: Learner, seed: int, path: Path) -> str:
+    """Writes a clip of whole episodes, at least `CLIP_SECONDS` where they last; says how."""
+    key = evaluation_key(seed)
+    clips, frames = [], 0
+    while frames * env.control_dt < CLIP_SECONDS and len(clips) < CLIP_EPISODES:
+        rollout = programs.rollout(learner, jax.random.fold_in(key, len(clips)))
+        clips.append(rollout.pipeline_state)
+        frames += rollout.length
+    states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *clips)
+    note = rendering.make_video(path, env, states).note
+    episodes = "1 episode" if len(clips) == 1 else f"{len(clips)} episodes, one after the other"
+    return f"{episodes}; {note}"
+
+
+def save(assessment: Assessment, folder: Path) -> None:
+    """Writes evaluation.json, whole or not at all."""
+    partial = folder / (FILE_NAME + ".partial")
+    partial.write_text(json.dumps(assessment, indent=1) + "\n")
+    partial.replace(folder / FILE_NAME)
+
+
+def load(folder: Path) -> Assessment | None:
+    """Reads evaluation.json, None where the run has none."""
+    path = folder / FILE_NAME
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(assessment: Assessment) -> list[str]:
+    """Returns the comparison as lines of a Markdown table, readable in a terminal too."""
+    rows = [("policy", "return", "episode length", "trained minus it: return, 95% interval")]
+    for name, policy in assessment["policies"].items():
+        seconds = policy["length_mean"] * assessment["control_dt"]
+        rows.append(
+            (
+                policy_name(name, assessment["idle_action"]),
+                f"{policy['return_mean']:.4g} ± {policy['return_std']:.3g}",
+                f"{policy['length_mean']:.1f} steps ({seconds:.2f} s)",
+                _difference(assessment, name),
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return [lines[0], rule, *lines[1:]]
+
+
+def policy_name(name: str, idle: float) -> str:
+    """Returns what a reader calls a policy of the comparison."""
+    if name != "idle":
+        return name
+    return "zero excitation" if idle == -1.0 else f"constant action {idle:g}"
+
+
+def _difference(assessment: Assessment, name: str) -> str:
+    if name not in assessment["trained_minus"]:
+        return ""
+    interval = Interval(**assessment["trained_minus"][name])
+    return f"{interval.mean:+.4g} [{interval.low:+.4g}, {interval.high:+.4g}]"

@@ -1,0 +1,135 @@
+"""What one sees of a run: rows in metrics.csv and TensorBoard, and a line of progress."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from mjx_qflex.errors import UserError
+
+FILE_NAME = "metrics.csv"
+TENSORBOARD_FOLDER = "tensorboard"
+GIB = 2**30
+Row = dict[str, float]
+
+
+class MetricsLog:
+    """Appends rows under a header that never changes, to a CSV file and to TensorBoard.
+
+    Each row has a `transitions` column, which only grows. Opening the log of a run that goes on
+    from `transitions` drops the rows past that point: the run is about to write them again.
+    """
+
+    def __init__(self, folder: Path, transitions: int):
+        """Opens the log in `folder` for a run that stands at `transitions`."""
+        self._path = folder / FILE_NAME
+        rows = [row for row in read_rows(folder) if row["transitions"] <= transitions]
+        self._header = list(rows[0]) if rows else None
+        partial = folder / (FILE_NAME + ".partial")
+        with partial.open("w", newline="") as file:
+            if self._header:
+                writer = csv.DictWriter(file, self._header)
+                writer.writeheader()
+                writer.writerows(map(_to_text, rows))
+        partial.replace(self._path)
+        self._file = self._path.open("a", newline="")
+        self._board = SummaryWriter(
+            str(folder / TENSORBOARD_FOLDER), purge_step=transitions + 1 if rows else None
+        )
+
+    def write(self, row: Row) -> None:
+        """Appends a row, which is in the file when this returns; NaN is an empty cell.
+
+        Raises:
+          UserError: the row's columns are not those of the rows before.
+        """
+        if self._header is None:
+            self._header = list(row)
+            csv.DictWriter(self._file, self._header).writeheader()
+        if set(row) != set(self._header):
+            changed = ", ".join(sorted(set(row) ^ set(self._header)))
+            raise UserError(
+                f"{self._path} has other columns than this version writes ({changed}); "
+                "choose another --logdir"
+            )
+        csv.DictWriter(self._file, self._header).writerow(_to_text(row))
+        self._file.flush()
+        for name, value in row.items():
+            if math.isfinite(value):
+                self._board.add_scalar(name, value, int(row["transitions"]))
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Returns the rows of the log in `folder`, empty cells as NaN; none where there is no log.
+
+    A last line that a killed process left incomplete is dropped.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        records = list(csv.DictReader(file))
+    rows = []
+    for record in records:
+        if None in record or None in record.values():
+            continue
+        rows.append({name: float(cell) if cell else math.nan for name, cell in record.items()})
+    return rows
+
+
+def _to_text(row: Row) -> dict[str, str]:
+    return {name: "" if math.isnan(value) else f"{value:.10g}" for name, value in row.items()}
+
+
+def used_memory() -> int:
+    """Returns the bytes in use on the default device; on a CPU, those of this process."""
+    device = jax.devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats:
+        return int(stats["bytes_in_use"])
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def progress_line(row: Row, total_transitions: int, seconds_left: float) -> str:
+    """Returns one line on the epoch that `row` describes."""
+    parts = [
+        f"epoch {row['epoch']:.0f}",
+        f"{row['transitions']:,.0f} of {total_transitions:,} transitions",
+        f"return {number(row['episode/return'])}",
+        f"length {number(row['episode/length'])}",
+        f"{row['steps_per_second']:,.0f} steps/s",
+        f"{row['updates_per_second']:.3g} updates/s",
+        f"{row['updates_per_transition']:.3g} updates/transition",
+        f"{row['memory_gib']:.1f} GiB",
+        f"{duration(seconds_left)} left",
+    ]
+    return " | ".join(parts)
+
+
+def number(value: Any) -> str:
+    """Returns a few digits of a number, "-" for NaN (no episode ended)."""
+    return "-" if math.isnan(value) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Returns a time span as a person says it: "45 s", "3 min 20 s", "2 h 5 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -1,0 +1,197 @@
+"""The pages that a run leaves behind: learning_curve.png, summary.json and report.md."""
+
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mjx_qflex.config import Config
+from mjx_qflex.training import assessment, metrics
+from mjx_qflex.training.metrics import duration, number
+
+SUMMARY_NAME = "summary.json"
+REPORT_NAME = "report.md"
+CURVE_NAME = "learning_curve.png"
+PACKAGES = ("mjx_qflex", "jax", "mujoco", "mujoco-mjx", "brax")
+# Summaries of runs on an accelerator, committed in the source checkout.
+MEASUREMENTS = Path(__file__).resolve().parents[2] / "experiments" / "gpu"
+
+
+def device_name() -> str:
+    """Returns the device that JAX computes on, in words."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return f"{os.cpu_count()} CPU cores ({platform.machine()}), no accelerator"
+    number_of = len(jax.devices())
+    return device.device_kind if number_of == 1 else f"{number_of} x {device.device_kind}"
+
+
+def write_summary(
+    folder: Path, config: Config, command: str, sizes: dict[str, int], compile_seconds: float
+) -> None:
+    """Writes summary.json: what ran, where, how fast. Committed, it is a measurement.
+
+    Args:
+      folder: the run folder, with its metrics.csv.
+      config: of the run.
+      command: that the user typed.
+      sizes: `observation_size` and `action_size` of the task.
+      compile_seconds: of this process.
+    """
+    last = metrics.read_rows(folder)[-1]
+    rates = _steady_rates(folder)
+    summary = {
+        "command": command,
+        "task": config.task,
+        "algo": config.algo,
+        "preset": config.preset,
+        "seed": config.seed,
+        "device": device_name(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        **sizes,
+        "num_envs": config.loop.num_envs,
+        "transitions": int(last["transitions"]),
+        "updates": int(last["updates"]),
+        "epochs": int(last["epoch"]),
+        "training_seconds": last["seconds"],
+        "compile_seconds": compile_seconds,
+        "memory_gib": last["memory_gib"],
+        **rates,
+    }
+    (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def _steady_rates(folder: Path) -> dict[str, float]:
+    """Returns the median rates over the epochs."""
+    rows = metrics.read_rows(folder)
+    names = ("steps_per_second", "updates_per_second")
+    return {name: float(np.median([row[name] for row in rows])) for name in names}
+
+
+def write_curve(folder: Path, title: str) -> None:
+    """Draws return and episode length over transitions from metrics.csv."""
+    rows = metrics.read_rows(folder)
+    figure = Figure(figsize=(7.0, 6.0), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, quantity in ((upper, "return"), (lower, "length")):
+        _plot(axes, rows, f"episode/{quantity}", ".-", "training episodes (they explore)")
+        _plot(axes, rows, f"evaluation/{quantity}", "o--", "evaluation")
+        axes.grid(alpha=0.3)
+    upper.set(title=title, ylabel="return of an episode")
+    lower.set(xlabel="transitions", ylabel="length of an episode (control steps)")
+    upper.legend()
+    figure.savefig(folder / CURVE_NAME)
+
+
+def _plot(axes: Any, rows: list[metrics.Row], column: str, style: str, label: str) -> None:
+    points = [(row["transitions"], row[column]) for row in rows if not np.isnan(row[column])]
+    if points:
+        axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+
+
+def write_report(folder: Path) -> None:
+    """Writes report.md from the run folder's summary.json and evaluation.json."""
+    summary = json.loads((folder / SUMMARY_NAME).read_text())
+    result = assessment.load(folder)
+    assert result is not None, "an assessment is saved before its report"
+    lines = [
+        f"# {summary['task']} trained with {summary['algo']}",
+        "",
+        f"    {summary['command']}",
+        "",
+        *_what(summary),
+        "",
+        "## What came out",
+        "",
+        *_outcome(result),
+        "",
+        f"![learning curve]({CURVE_NAME})",
+        "",
+        f"Video: {_video(folder, result)}.",
+        "",
+        "## On a GPU",
+        "",
+        *_on_gpu(summary),
+        "",
+        "## Going on",
+        "",
+        "The same command resumes an unfinished run and leaves a finished one alone; with a larger "
+        "`--total_steps` it goes on from here. `python -m mjx_qflex.evaluate --run=DIR` evaluates "
+        "and renders again. All settings are in `config.json`, all numbers in `metrics.csv` and "
+        f"`{metrics.TENSORBOARD_FOLDER}/`.",
+    ]
+    (folder / REPORT_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _what(summary: dict[str, Any]) -> list[str]:
+    packages = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
+    return [
+        f"Trained: a policy that sees {summary['observation_size']:,} numbers and drives "
+        f"{summary['action_size']:,} actuators, in {summary['num_envs']:,} worlds side by side "
+        f"(preset `{summary['preset']}`, seed {summary['seed']}).",
+        "",
+        f"For how long: {summary['transitions']:,} transitions and {summary['updates']:,} updates "
+        f"in {duration(summary['training_seconds'])} of training "
+        f"({summary['steps_per_second']:,.0f} steps/s, {summary['updates_per_second']:.3g} "
+        f"updates/s, median over {summary['epochs']} epochs), and "
+        f"{duration(summary['compile_seconds'])} of compiling.",
+        "",
+        f"On: {summary['device']}; Python {summary['python']}, {packages}.",
+    ]
+
+
+def _outcome(result: assessment.Assessment) -> list[str]:
+    lines = [
+        f"{result['episodes']} episodes of each policy from the same reset seeds "
+        f"(evaluation seed {result['seed']}); mean ± standard deviation.",
+        "",
+        *assessment.table(result),
+        "",
+    ]
+    for name, text in result["trained_minus"].items():
+        interval = assessment.Interval(**text)
+        label = assessment.policy_name(name, result["idle_action"])
+        if interval.low > 0:
+            verdict = "is better than"
+        elif interval.high < 0:
+            verdict = "is worse than"
+        else:
+            verdict = "cannot be told apart from"
+        lines.append(f"- The trained policy {verdict} the policy `{label}` in return.")
+    nonfinite = sum(policy["nonfinite"] for policy in result["policies"].values())
+    if nonfinite:
+        lines.append(f"- {nonfinite} episodes ended because the simulation went non-finite.")
+    return lines
+
+
+def _video(folder: Path, result: assessment.Assessment) -> str:
+    note = result.get("video", "not made; `python -m mjx_qflex.evaluate --run=DIR` makes it")
+    name = assessment.VIDEO_NAME
+    return f"[{name}]({name}) ({note})" if (folder / name).exists() else note
+
+
+def _on_gpu(summary: dict[str, Any]) -> list[str]:
+    """Returns what a committed run on an accelerator measured, or that there is none."""
+    path = MEASUREMENTS / f"{summary['task']}-{summary['algo']}" / SUMMARY_NAME
+    if not path.exists():
+        return [
+            "Not measured: no run of this task and algorithm on an accelerator is committed. The "
+            "same command chooses the preset `gpu` there."
+        ]
+    seen = json.loads(path.read_text())
+    return [
+        f"Measured on {seen['device']} (`{path.relative_to(MEASUREMENTS.parents[1])}`): "
+        f"`{seen['command']}` made {seen['transitions']:,} transitions in "
+        f"{duration(seen['training_seconds'])}, {number(seen['steps_per_second'])} steps/s and "
+        f"{number(seen['updates_per_second'])} updates/s with {seen['num_envs']:,} worlds, using "
+        f"{seen['memory_gib']:.1f} GiB; compiling took {duration(seen['compile_seconds'])}."
+    ]
