@@ -12,6 +12,7 @@ Batch renormalisation: Ioffe, "Batch Renormalization", arXiv 1702.03275; its con
 those of Qflex's code (CrossQ, arXiv 1902.05605, warms up for 100,000 calls instead of 10).
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ class MLP(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Exponential averages that start at zero; `debiased` makes averages of them."""
+    """Exponential averages over training batches, without bias towards where they started."""
 
     mean: jax.Array  # [F]
     var: jax.Array  # [F]
@@ -73,17 +74,9 @@ def init_mlp(
         return MLP(tuple(layers), ()), ()
     norms = tuple(Affine(jnp.ones(size), jnp.zeros(size)) for size in sizes[:-1])
     moments = tuple(
-        Moments(jnp.zeros(size), jnp.zeros(size), jnp.zeros((), jnp.int32)) for size in sizes[:-1]
+        Moments(jnp.zeros(size), jnp.ones(size), jnp.zeros((), jnp.int32)) for size in sizes[:-1]
     )
     return MLP(tuple(layers), norms), moments
-
-
-def debiased(moments: Moments) -> tuple[jax.Array, jax.Array]:
-    """Returns running mean [F] and variance [F]; zero and one before the first training call."""
-    weight = 1.0 - DECAY ** moments.count.astype(jnp.float32)
-    started = moments.count > 0
-    weight = jnp.where(started, weight, 1.0)
-    return moments.mean / weight, jnp.where(started, moments.var / weight, 1.0)
 
 
 def batch_renorm(
@@ -97,19 +90,23 @@ def batch_renorm(
     mean = jnp.mean(x, axis=0)
     var = jnp.maximum(jnp.mean(jnp.square(x - mean[None]), axis=0), EPSILON)
     deviation = jnp.sqrt(var + EPSILON)
-    running_mean, running_var = debiased(moments)
-    running_deviation = jnp.sqrt(running_var + EPSILON)
+    running_deviation = jnp.sqrt(moments.var + EPSILON)
     r = jnp.clip(deviation / running_deviation, 1.0 / R_LIMIT, R_LIMIT)
-    d = jnp.clip((mean - running_mean) / running_deviation, -D_LIMIT, D_LIMIT)
+    d = jnp.clip((mean - moments.mean) / running_deviation, -D_LIMIT, D_LIMIT)
     warm = moments.count >= warmup
     r = jax.lax.stop_gradient(jnp.where(warm, r, 1.0))
     d = jax.lax.stop_gradient(jnp.where(warm, d, 0.0))
     gain = norm.scale * r / deviation
     shift = norm.scale * d + norm.offset
+    # (1 - decay) / (1 - decay^n): the average that starts at zero, divided by its total weight. In
+    # this form an input that never varies keeps its mean to the last digit.
+    count = moments.count + 1
+    weight = -jnp.expm1(count.astype(jnp.float32) * math.log(DECAY))
+    rate = jnp.minimum((1.0 - DECAY) / weight, 1.0)
     new_moments = Moments(
-        mean=DECAY * moments.mean + (1.0 - DECAY) * mean,
-        var=DECAY * moments.var + (1.0 - DECAY) * var,
-        count=moments.count + 1,
+        mean=moments.mean + rate * (mean - moments.mean),
+        var=moments.var + rate * (var - moments.var),
+        count=count,
     )
     return (x - mean[None]) * gain[None] + shift[None], jax.lax.stop_gradient(new_moments)
 
@@ -142,8 +139,8 @@ def fold(params: MLP, moments: tuple[Moments, ...]) -> Folded:
     center = jnp.zeros(inputs)
     layers = []
     for index, (layer, norm) in enumerate(zip(params.layers, params.norms, strict=True)):
-        mean, var = debiased(moments[index])
-        gain = norm.scale / jnp.sqrt(var + EPSILON)
+        mean = moments[index].mean
+        gain = norm.scale / jnp.sqrt(moments[index].var + EPSILON)
         shift = norm.offset
         if index == 0:
             center = mean

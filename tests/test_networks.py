@@ -1,0 +1,153 @@
+"""The networks against the equations written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mjx_qflex import networks
+
+SIZES = (5, 16, 16, 2)
+
+
+def numpy_renorm(norm, mean, var, x, r_and_d=None):
+    """Normalises by given moments; `r_and_d` are the corrections of batch renormalisation."""
+    r, d = r_and_d or (1.0, 0.0)
+    normal = (x - mean) / np.sqrt(var + 1e-5) * r + d
+    return normal * np.asarray(norm.scale) + np.asarray(norm.offset)
+
+
+def random_norm(rng, size):
+    scale, offset = rng.uniform(0.5, 1.5, size), rng.normal(size=size)
+    return networks.Affine(jnp.asarray(scale, jnp.float32), jnp.asarray(offset, jnp.float32))
+
+
+def trained(seed=0, batch_norm=True):
+    """A network with random scales, offsets and biases, and moments of a few training calls."""
+    rng = np.random.default_rng(seed)
+    params, moments = networks.init_mlp(jax.random.key(seed), SIZES, batch_norm)
+    params = networks.MLP(
+        tuple(
+            layer._replace(bias=jnp.asarray(rng.normal(size=layer.bias.shape), jnp.float32))
+            for layer in params.layers
+        ),
+        tuple(random_norm(rng, norm.scale.size) for norm in params.norms),
+    )
+    for index in range(3):
+        x = 2.0 * jax.random.normal(jax.random.key(index), (32, SIZES[0])) + 1.0
+        _, moments = networks.apply_train(params, moments, x, warmup=10)
+    return params, moments
+
+
+def test_batch_renorm_equals_numpy_through_warmup_and_clipping():
+    rng = np.random.default_rng(0)
+    size, warmup = 4, 2
+    norm = random_norm(rng, size)
+    moments = networks.Moments(jnp.zeros(size), jnp.ones(size), jnp.zeros((), jnp.int32))
+    mean_average, var_average = np.zeros(size), np.zeros(size)
+    # The last batch is far off and wide, so that r and d both reach their limits.
+    for call, (center, spread) in enumerate([(0, 1), (0.5, 1.2), (1, 2), (40, 30)]):
+        x = rng.normal(center, spread, (64, size)).astype(np.float32)
+        x[:, 3] = 7.0  # without variance
+        mean, var = x.mean(0), np.maximum(x.var(0), 1e-5)
+        r_and_d = None
+        if call >= warmup:
+            weight = 1 - 0.99**call
+            running = np.sqrt(var_average / weight + 1e-5)
+            ratio = np.clip(np.sqrt(var + 1e-5) / running, 1 / 3, 3)
+            offset = np.clip((mean - mean_average / weight) / running, -5, 5)
+            r_and_d = ratio, offset
+        expected = numpy_renorm(norm, mean, var, x, r_and_d)
+        mean_average = 0.99 * mean_average + 0.01 * mean
+        var_average = 0.99 * var_average + 0.01 * var
+        result, moments = networks.batch_renorm(norm, moments, jnp.asarray(x), warmup)
+        np.testing.assert_allclose(result, expected, rtol=2e-4, atol=2e-4)
+    assert ratio.max() == 3 and offset.max() == 5
+    weight = 1 - 0.99**4
+    np.testing.assert_allclose(moments.mean, mean_average / weight, rtol=1e-5)
+    np.testing.assert_allclose(moments.var, var_average / weight, rtol=1e-4, atol=1e-7)
+    assert moments.count == 4
+
+
+def test_correction_carries_no_gradient():
+    norm = networks.Affine(jnp.ones(1), jnp.zeros(1))
+    moments = networks.Moments(jnp.array([0.2]), jnp.array([0.3]), jnp.array(10))
+    x = jnp.array([[0.0], [1.0], [3.0]])
+
+    def spread(x, warmup):
+        return jnp.sum(networks.batch_renorm(norm, moments, x, warmup)[0] ** 2)
+
+    # Batch-normalised values keep their sum of squares whatever the batch's scale and mean, so
+    # with r and d constant the gradient along both vanishes up to the shift by d.
+    plain = jax.grad(spread)(x, 100)
+    assert abs(float(jnp.sum(plain))) < 1e-4
+    assert abs(float(jnp.sum(jax.grad(spread)(x, 0)))) < 1e-4
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_folded_equals_unfolded(batch_norm):
+    params, moments = trained(batch_norm=batch_norm)
+    x = np.random.default_rng(3).normal(size=(9, SIZES[0])).astype(np.float32)
+    expected = x.astype(np.float64)
+    for index, layer in enumerate(params.layers):
+        if index:
+            expected = np.maximum(expected, 0)
+        if batch_norm:
+            mean, var, _ = moments[index]
+            expected = numpy_renorm(
+                params.norms[index], np.asarray(mean), np.asarray(var), expected
+            )
+        expected = expected @ np.asarray(layer.kernel) + np.asarray(layer.bias)
+    result = networks.apply_folded(networks.fold(params, moments), jnp.asarray(x))
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_binding_the_observation_changes_no_number(batch_norm):
+    params, moments = trained(batch_norm=batch_norm)
+    folded = networks.fold(params, moments)
+    x = jax.random.normal(jax.random.key(7), (6, SIZES[0]))
+    obs, action = x[:, :3], x[:, 3:]
+    bound = networks.bind(folded, obs)
+
+    def value(action):
+        return networks.apply_folded(bound, action).sum()
+
+    def value_without(action):
+        return networks.apply_folded(folded, jnp.concatenate([obs, action], axis=1)).sum()
+
+    np.testing.assert_allclose(
+        networks.apply_folded(bound, action), networks.apply_folded(folded, x), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        jax.grad(value)(action), jax.grad(value_without)(action), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_folding_keeps_the_digits_of_a_large_mean():
+    params, moments = networks.init_mlp(jax.random.key(0), (1, 8, 1), batch_norm=True)
+    x = 1000.0 + jnp.linspace(-0.05, 0.05, 64)[:, None]
+    for _ in range(5):
+        output, moments = networks.apply_train(params, moments, x, warmup=10)
+    folded = networks.apply_folded(networks.fold(params, moments), x)
+    np.testing.assert_allclose(folded, output, atol=0.05 * float(jnp.ptp(output)))
+
+
+def test_untrained_statistics_leave_the_input_alone():
+    params, moments = networks.init_mlp(jax.random.key(0), SIZES, batch_norm=True)
+    plain, _ = networks.init_mlp(jax.random.key(0), SIZES, batch_norm=False)
+    x = jax.random.normal(jax.random.key(1), (4, SIZES[0]))
+    np.testing.assert_allclose(
+        networks.apply_folded(networks.fold(params, moments), x),
+        networks.apply_folded(networks.fold(plain, ()), x),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_initial_kernels_are_truncated_normal():
+    params, _ = networks.init_mlp(jax.random.key(0), (400, 300), batch_norm=False)
+    scaled = np.asarray(params.layers[0].kernel) * 400**0.5
+    assert 1.99 < np.abs(scaled).max() <= 2.0
+    assert abs(scaled.std() - 0.8796) < 0.01  # of a unit normal cut at +-2
+    assert abs(scaled.mean()) < 0.01
