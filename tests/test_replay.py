@@ -18,6 +18,9 @@ SPEC = Transition(
     next_obs=jax.ShapeDtypeStruct((2,), jnp.float32),
 )
 
+add = jax.jit(ring.add, donate_argnums=0)
+sample = jax.jit(ring.sample, static_argnums=2)
+
 
 def vector_step(time: int, num_envs: int = NUM_ENVS) -> Transition:
     """A vector step whose fields all tell which step and world they belong to."""
@@ -33,7 +36,7 @@ def filled_ring(valid: np.ndarray, steps: int | None = None) -> ring.Replay:
     rows, num_envs = valid.shape
     replay = ring.init(SPEC, num_envs, rows * num_envs)
     for time in range(rows if steps is None else steps):
-        replay = ring.add(replay, vector_step(time, num_envs), jnp.asarray(valid[time]))
+        replay = add(replay, vector_step(time, num_envs), jnp.asarray(valid[time]))
     return replay
 
 
@@ -43,7 +46,6 @@ def test_matches_numpy_ring(steps):
     replay = ring.init(SPEC, NUM_ENVS, capacity=rows * NUM_ENVS - 1)
     expected = [np.zeros((rows, NUM_ENVS, *x.shape), x.dtype) for x in SPEC]
     expected_valid = np.zeros((rows, NUM_ENVS), bool)
-    add = jax.jit(ring.add, donate_argnums=0)
     for time in range(steps):
         valid = np.arange(NUM_ENVS) != time % 5
         for field, slab in zip(expected, vector_step(time), strict=True):
@@ -59,7 +61,7 @@ def test_matches_numpy_ring(steps):
 
 def test_fields_of_a_sample_belong_together():
     replay = filled_ring(np.ones((5, NUM_ENVS), bool))
-    batch = ring.sample(replay, jax.random.PRNGKey(0), (2, 64))
+    batch = sample(replay, jax.random.PRNGKey(0), (2, 64))
     assert batch.obs.shape == (2, 64, 2) and batch.reward.shape == (2, 64)
     np.testing.assert_array_equal(batch.obs[..., 0], batch.reward)
     np.testing.assert_array_equal(batch.next_obs, batch.obs + 0.5)
@@ -86,7 +88,7 @@ def test_draws_uniformly_over_valid_transitions_only(name):
     valid = masks()[name]
     replay = filled_ring(valid)
     draws = 20_000
-    stamps = np.asarray(ring.sample(replay, jax.random.PRNGKey(1), (draws,)).reward).astype(int)
+    stamps = np.asarray(sample(replay, jax.random.PRNGKey(1), (draws,)).reward).astype(int)
     counts = np.zeros(valid.shape)
     np.add.at(counts, (stamps // 100, stamps % 100), 1)
     assert counts[~valid].sum() == 0
@@ -97,13 +99,13 @@ def test_draws_uniformly_over_valid_transitions_only(name):
 
 def test_draws_from_written_rows_only():
     replay = filled_ring(np.ones((6, NUM_ENVS), bool), steps=2)
-    reward = ring.sample(replay, jax.random.PRNGKey(2), (500,)).reward
+    reward = sample(replay, jax.random.PRNGKey(2), (500,)).reward
     assert set(np.asarray(reward // 100)) == {0.0, 1.0}
 
 
 def test_without_valid_transition_the_sample_is_finite():
     replay = filled_ring(np.zeros((4, NUM_ENVS), bool))
-    batch = ring.sample(replay, jax.random.PRNGKey(3), (8,))
+    batch = sample(replay, jax.random.PRNGKey(3), (8,))
     assert all(bool(jnp.isfinite(field).all()) for field in batch)
 
 
