@@ -1,0 +1,145 @@
+"""Loads ported bodies, with compiled paths from where they were last fitted."""
+
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from mjx_qflex import resources
+from mjx_qflex.errors import UserError
+from mjx_qflex.porting import contacts, fitting, muscle, recipe, tree
+from mjx_qflex.porting.body import PortedBody
+from mjx_qflex.porting.paths import PathGroup
+
+_FORMAT = b"paths 1"
+
+
+def load(name: str, num_actuators: int | None = None) -> PortedBody:
+    """Returns the body `name` with `num_actuators` muscles (None: as many as its recipe says).
+
+    Compiled muscle paths are read from the recipe's folder if they belong to exactly this recipe
+    and source, else from the user's cache, else they are fitted (minutes for a large body) and
+    kept in the cache.
+
+    Raises:
+      UserError: unknown body, broken recipe, missing source, impossible number of actuators, or
+        releases of mujoco and mujoco-mjx that do not match.
+    """
+    refuse_unmatched_releases()
+    instructions = recipe.read(name)
+    source = recipe.source_spec(instructions, num_actuators).compile()
+    body_tree = tree.build(source)
+    return PortedBody(
+        name=instructions.name,
+        tree=body_tree,
+        floor=contacts.floor_contacts(
+            source, body_tree, instructions.floor, list(instructions.with_floor)
+        ),
+        muscle_constants=muscle.MuscleConstants.from_model(source),
+        path_groups=_compiled_paths(instructions, source, body_tree),
+        actuator_names=tuple(source.actuator(i).name for i in range(source.nu)),
+        timestep=instructions.timestep,
+        iterations=instructions.iterations,
+        ls_iterations=instructions.ls_iterations,
+        source=source,
+    )
+
+
+def refuse_unmatched_releases() -> None:
+    """Raises UserError unless mujoco and mujoco-mjx are the same release.
+
+    mujoco 4 gave a wrap's side site another meaning, and mjx 3.17 does not know it: tendons are
+    then wrong by up to 171 mm without a word.
+    """
+    from importlib.metadata import version
+
+    compiler, simulator = version("mujoco"), version("mujoco-mjx")
+    if compiler != simulator:
+        raise UserError(
+            f"mujoco {compiler} and mujoco-mjx {simulator} differ; "
+            f"run: pip install mujoco=={simulator} mujoco-mjx=={simulator}"
+        )
+
+
+def path_tolerance(instructions: recipe.Recipe) -> fitting.PathTolerance:
+    return fitting.PathTolerance(**instructions.paths)
+
+
+def fit_paths(
+    instructions: recipe.Recipe, source: mujoco.MjModel, body_tree: tree.Tree
+) -> tuple[fitting.PathFit, fitting.PathSamples]:
+    """Fits all muscle paths of a source model; returns the fit and the unseen test poses."""
+    tolerance = path_tolerance(instructions)
+    ranges = fitting.joint_ranges(body_tree, instructions.ranges)
+    train = fitting.sample(
+        source, body_tree, fitting.random_poses(ranges, tolerance.num_poses, tolerance.seed)
+    )
+    test = fitting.sample(
+        source, body_tree, fitting.random_poses(ranges, tolerance.num_test_poses, tolerance.seed + 1)
+    )
+    peak = muscle.MuscleConstants.from_model(source).peak_force
+    return fitting.fit(train, test, ranges, peak, tolerance), test
+
+
+def _compiled_paths(
+    instructions: recipe.Recipe, source: mujoco.MjModel, body_tree: tree.Tree
+) -> tuple[PathGroup, ...]:
+    content = recipe.path_fingerprint(instructions, source)
+    key = hashlib.sha256(_FORMAT + content).hexdigest()
+    shipped = instructions.folder / "paths.npz"
+    cached = resources.cache_folder() / "paths" / f"{instructions.name}-{key[:16]}.npz"
+    for path in (shipped, cached):
+        groups = read_paths(path, key)
+        if groups is not None:
+            return groups
+    print(
+        f"compiling the {source.nu} muscle paths of {instructions.name} (once; takes minutes)...",
+        file=sys.stderr,
+        flush=True,
+    )
+    fit, _ = fit_paths(instructions, source, body_tree)
+    write_paths(cached, key, fit.groups)
+    return fit.groups
+
+
+def read_paths(path: Path, key: str) -> tuple[PathGroup, ...] | None:
+    """Returns the compiled paths in `path` if they are there and belong to `key`, else None."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as file:
+            if str(file["key"]) != key:
+                return None
+            return tuple(
+                PathGroup(
+                    **{
+                        field: file[f"{i}/{field}"]
+                        for field in ("muscles", "joints", "center", "half_range", "coefficients")
+                    },
+                    degree=int(file[f"{i}/degree"]),
+                )
+                for i in range(int(file["groups"]))
+            )
+    except (OSError, ValueError, KeyError, EOFError):
+        return None  # damaged: fit anew
+
+
+def write_paths(path: Path, key: str, groups: tuple[PathGroup, ...]) -> None:
+    """Writes compiled paths to `path` in one move, so that no reader sees half a file."""
+    arrays: dict[str, np.ndarray] = {"key": np.array(key), "groups": np.array(len(groups))}
+    for i, group in enumerate(groups):
+        arrays[f"{i}/muscles"] = group.muscles.astype(np.int32)
+        arrays[f"{i}/joints"] = group.joints.astype(np.int32)
+        arrays[f"{i}/center"] = group.center
+        arrays[f"{i}/half_range"] = group.half_range
+        arrays[f"{i}/degree"] = np.array(group.degree)
+        arrays[f"{i}/coefficients"] = group.coefficients.astype(np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz")
+    os.close(handle)
+    np.savez_compressed(temporary, **arrays)
+    os.replace(temporary, path)

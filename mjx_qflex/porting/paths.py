@@ -1,0 +1,131 @@
+"""Muscle paths compiled to polynomials of the independent joints that they span.
+
+Muscles that span the same joints share one vector of monomials, so that a group of M muscles over
+k joints costs one product `[T] x [T, (1 + k) M]` for all its lengths and moment arms: the
+derivative of a polynomial is a polynomial in the same monomials.
+
+Outside the fitted range a path continues linearly from the clipped pose c:
+L(c) + R(c) (q - c), with the moment arms R(c); a polynomial would explode there.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mjx_qflex.porting.dynamics import matmul
+
+
+@dataclasses.dataclass(frozen=True)
+class PathGroup:
+    """M muscles over the same k joints, one polynomial each of total degree `degree`."""
+
+    muscles: np.ndarray  # [M] actuator indices
+    joints: np.ndarray  # [k] independent scalar joints
+    center: np.ndarray  # [k] middle of the fitted range
+    half_range: np.ndarray  # [k]
+    degree: int
+    coefficients: np.ndarray  # [M, T] of monomials of (q - center) / half_range, in m
+
+
+class PathState(NamedTuple):
+    """Lengths and moment arms at one pose."""
+
+    length: jax.Array  # [A] m
+    arms: tuple[jax.Array, ...]  # for each group dL/dq `[k, M]`, m/rad or 1
+    outside: jax.Array  # [A] bool, some spanned joint is outside its fitted range
+
+
+def monomials(x: jax.Array, degree: int) -> jax.Array:
+    """Returns all monomials of total degree up to `degree` of `x [k, ...]`: `[T, ...]`.
+
+    Each degree's block is made of slices of the block before it, each times one variable, so that
+    neither powers nor gathers are needed; T = (k + degree)! / (k! degree!).
+    """
+    xp = np if isinstance(x, np.ndarray) else jnp
+    block = xp.ones((1, *x.shape[1:]), x.dtype)
+    blocks, starts = [block], [0] * len(x)
+    for _ in range(degree):
+        parts = [x[j : j + 1] * block[starts[j] :] for j in range(len(x))]
+        starts = [0, *np.cumsum([len(part) for part in parts])[:-1].tolist()]
+        block = xp.concatenate(parts)
+        blocks.append(block)
+    return xp.concatenate(blocks)
+
+
+def monomial_derivatives(num_variables: int, degree: int) -> np.ndarray:
+    """Returns `[k, T, T]`: entry (j, t, u) is the factor of monomial u in d(monomial t)/dx_j."""
+    exponents = _exponents(num_variables, degree)
+    place = {tuple(exponent): t for t, exponent in enumerate(exponents)}
+    result = np.zeros((num_variables, len(exponents), len(exponents)))
+    for t, exponent in enumerate(exponents):
+        for j in np.flatnonzero(exponent):
+            lower = exponent.copy()
+            lower[j] -= 1
+            result[j, t, place[tuple(lower)]] = exponent[j]
+    return result
+
+
+def _exponents(num_variables: int, degree: int) -> np.ndarray:
+    """Exponents `[T, k]` in the order of `monomials`, built by the same recursion."""
+    block = np.zeros((1, num_variables), int)
+    blocks, starts = [block], [0] * num_variables
+    for _ in range(degree):
+        unit = np.eye(num_variables, dtype=int)
+        parts = [block[starts[j] :] + unit[j] for j in range(num_variables)]
+        starts = [0, *np.cumsum([len(part) for part in parts])[:-1].tolist()]
+        block = np.concatenate([block[:0], *parts])
+        blocks.append(block)
+    return np.concatenate(blocks)
+
+
+def length_and_arm_coefficients(group: PathGroup) -> np.ndarray:
+    """Returns `[1 + k, M, T]`: the polynomials of the lengths and of their derivatives by q."""
+    arms = group.coefficients @ monomial_derivatives(len(group.joints), group.degree)
+    return np.concatenate([group.coefficients[None], arms / group.half_range[:, None, None]])
+
+
+def evaluate(groups: tuple[PathGroup, ...], q: jax.Array) -> PathState:
+    """Returns lengths and moment arms of all muscles at the independent scalar joints `q [R]`.
+
+    `groups` together hold each actuator once.
+    """
+    lengths, arms, outside = [], [], []
+    for group in groups:
+        num_joints, num_muscles = len(group.joints), len(group.muscles)
+        x = (q[group.joints] - group.center) / group.half_range
+        clipped = jnp.clip(x, -1.0, 1.0)
+        factors = length_and_arm_coefficients(group).reshape(-1, group.coefficients.shape[1])
+        values = matmul(monomials(clipped, group.degree), factors.T)
+        values = values.reshape(1 + num_joints, num_muscles)
+        beyond = (x - clipped) * group.half_range
+        lengths.append(values[0] + jnp.sum(beyond[:, None] * values[1:], axis=0))
+        arms.append(values[1:])
+        outside.append(jnp.broadcast_to(jnp.any(x != clipped), (num_muscles,)))
+    order = np.argsort(np.concatenate([group.muscles for group in groups]))
+    return PathState(
+        jnp.concatenate(lengths)[order], tuple(arms), jnp.concatenate(outside)[order]
+    )
+
+
+def velocity(groups: tuple[PathGroup, ...], path: PathState, qdot: jax.Array) -> jax.Array:
+    """Returns lengthening velocities `[A]` in m/s for joint velocities `qdot [R]`."""
+    parts = [
+        jnp.sum(qdot[group.joints][:, None] * arms, axis=0)
+        for group, arms in zip(groups, path.arms, strict=True)
+    ]
+    order = np.argsort(np.concatenate([group.muscles for group in groups]))
+    return jnp.concatenate(parts)[order]
+
+
+def joint_force(
+    groups: tuple[PathGroup, ...], path: PathState, force: jax.Array, num_joints: int
+) -> jax.Array:
+    """Returns generalised forces `[num_joints]` of muscle forces `[A]` (N, negative pulls)."""
+    total = jnp.zeros(num_joints)
+    for group, arms in zip(groups, path.arms, strict=True):
+        pull = jnp.sum(arms * force[group.muscles][None, :], axis=1)
+        total = total.at[group.joints].add(pull)
+    return total

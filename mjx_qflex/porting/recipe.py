@@ -1,0 +1,192 @@
+"""Recipes: which model a body comes from, what stays of it and what leaves.
+
+A recipe is `models/<body>/recipe.toml`; `read` checks it and `source_spec` turns it into the
+*source model*: the unported model with the recipe's muscles, which parity is measured against and
+which videos show.
+"""
+
+import dataclasses
+import tomllib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from mjx_qflex import resources
+from mjx_qflex.errors import UserError
+from mjx_qflex.lookup import unknown_name
+from mjx_qflex.porting import compartments
+
+_SECTIONS = {
+    "source": {"package", "model", "file", "floor_height"},
+    "joints": {"lock"},
+    "contacts": {"floor", "with_floor"},
+    "actuators": {
+        "count", "minimum", "maximum", "drop", "fans", "specific_tension", "max_width",
+        "max_width_of_length",
+    },
+    "solver": {"timestep", "iterations", "ls_iterations"},
+    "ranges": None,  # any joint's name
+    "paths": {"max_degree", "max_terms", "num_poses"},
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One body's recipe; fields as in `models/<body>/recipe.toml`."""
+
+    name: str
+    folder: Path
+    source: dict[str, Any]
+    lock: tuple[str, ...]  # joints held at the reference pose
+    floor: str | None
+    with_floor: tuple[str, ...]  # geoms that may touch the floor
+    count: int  # actuators
+    minimum: int
+    maximum: int
+    drop: tuple[str, ...]  # muscles that leave
+    fans: str | None  # table of muscle widths; None divides every muscle into equal copies
+    timestep: float  # s
+    iterations: int
+    ls_iterations: int
+    ranges: dict[str, tuple[float, float]]  # fitting range where narrower than the joint's limits
+    paths: dict[str, Any]  # overrides of fitting.PathTolerance
+
+
+def body_names() -> list[str]:
+    """Returns the names of the bodies that ship with the library."""
+    return sorted(path.parent.name for path in resources.data_folder("models").glob("*/recipe.toml"))
+
+
+def read(name: str) -> Recipe:
+    """Reads the recipe of body `name`: one of ours, or a folder with a `recipe.toml`.
+
+    Raises:
+      UserError: no such body, a file that is no TOML, or a key that recipes do not have.
+    """
+    folder = Path(name) if "/" in name else resources.data_folder("models") / name
+    path = folder / "recipe.toml"
+    if not path.is_file():
+        raise unknown_name("body", name, body_names())
+    try:
+        data = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    _check_keys(path, data)
+    actuators, contacts = data["actuators"], data.get("contacts", {})
+    count = actuators["count"]
+    return Recipe(
+        name=folder.name,
+        folder=folder,
+        source=data["source"],
+        lock=tuple(data.get("joints", {}).get("lock", ())),
+        floor=contacts.get("floor"),
+        with_floor=tuple(contacts.get("with_floor", ())),
+        count=count,
+        minimum=actuators.get("minimum", count),
+        maximum=actuators.get("maximum", count),
+        drop=tuple(actuators.get("drop", ())),
+        fans=actuators.get("fans"),
+        ranges={joint: (low, high) for joint, (low, high) in data.get("ranges", {}).items()},
+        paths=data.get("paths", {}),
+        **data["solver"],
+    )
+
+
+def _check_keys(path: Path, data: dict[str, Any]) -> None:
+    for section, content in data.items():
+        if section not in _SECTIONS:
+            raise unknown_name(f"section of {path}", section, _SECTIONS)
+        allowed = _SECTIONS[section]
+        for key in content if allowed is not None else ():
+            if key not in allowed:
+                raise unknown_name(f"key of [{section}] in {path}", key, allowed)
+    needed = {"source": (), "actuators": ("count",), "solver": tuple(_SECTIONS["solver"])}
+    for section, keys in needed.items():
+        missing = [key for key in keys if key not in data.get(section, {})]
+        if section not in data or missing:
+            raise UserError(f"{path}: [{section}] needs {', '.join(missing) or 'to be there'}")
+
+
+def source_spec(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjSpec:
+    """Builds the source model's specification with `num_actuators` muscles.
+
+    Raises:
+      UserError: the source is missing, or the number of actuators is not possible for this body.
+    """
+    spec = _load(recipe)
+    spec.option.timestep = recipe.timestep
+    for name in recipe.lock:
+        joint = spec.joint(name)
+        if joint is None:
+            raise UserError(f"{recipe.name}: the recipe locks joint {name!r}, which is not there")
+        spec.delete(joint)
+    if recipe.floor and "floor_height" in recipe.source:
+        floor = spec.geom(recipe.floor)
+        floor.pos = [*floor.pos[:2], recipe.source["floor_height"]]
+    count = recipe.count if num_actuators is None else num_actuators
+    if not recipe.minimum <= count <= recipe.maximum:
+        raise UserError(
+            f"{recipe.name} cannot have {count} actuators; "
+            f"give a number from {recipe.minimum} to {recipe.maximum}"
+        )
+    if recipe.fans:
+        fans = compartments.read_fans(recipe.folder / recipe.fans)
+        return compartments.divide(spec, count, fans, recipe.drop)
+    muscles = [muscle.name for muscle in spec.actuators]
+    parts, rest = divmod(count, len(muscles))
+    if rest:
+        raise UserError(
+            f"{recipe.name} needs a multiple of {len(muscles)} actuators; "
+            f"{count - rest} would be one"
+        )
+    equal = compartments.Fan(0.0, (0.0, 0.0, 0.0))
+    return compartments.divide_into(
+        spec, dict.fromkeys(muscles, parts), dict.fromkeys(muscles, equal)
+    )
+
+
+def _load(recipe: Recipe) -> mujoco.MjSpec:
+    source = recipe.source
+    if source.get("package") == "myo_sim":
+        import myo_sim
+
+        with warnings.catch_warnings():  # limbs are attached without a prefix, on purpose
+            warnings.simplefilter("ignore")
+            return myo_sim.load_spec(source["model"])
+    if "file" not in source:
+        raise UserError(f'{recipe.name}: [source] needs a "file", or package = "myo_sim"')
+    user = resources.user_models_folder()
+    places = [recipe.folder / source["file"], *([user / source["file"]] if user else [])]
+    for path in places:
+        if path.is_file():
+            try:
+                return mujoco.MjSpec.from_file(str(path))
+            except ValueError as error:
+                raise UserError(f"{path} is not a model that MuJoCo reads: {error}") from error
+    raise UserError(
+        f"{recipe.name}: {source['file']} is not there; "
+        f"set {resources.MODELS_VARIABLE} to the folder that holds it"
+    )
+
+
+def path_fingerprint(recipe: Recipe, model: mujoco.MjModel) -> bytes:
+    """Returns bytes that change when anything changes that a muscle path depends on.
+
+    Numbers are rounded to a nanometre, which is below every tolerance and above the differences
+    between platforms.
+    """
+    numbers = [
+        model.body_parentid, model.body_pos, model.body_quat, model.jnt_type, model.jnt_bodyid,
+        model.jnt_pos, model.jnt_axis, model.jnt_range, model.qpos0, model.eq_obj1id,
+        model.eq_obj2id, model.eq_data[:, :5], model.site_bodyid, model.site_pos,
+        model.wrap_type, model.wrap_objid, model.wrap_prm, model.tendon_adr, model.tendon_num,
+        model.actuator_trnid, model.actuator_gainprm[:, 2],
+    ]  # fmt: skip
+    wrapped = model.wrap_objid[np.isin(model.wrap_type, (4, 5))]
+    numbers += [model.geom_pos[wrapped], model.geom_quat[wrapped], model.geom_size[wrapped]]
+    text = repr((sorted(recipe.ranges.items()), sorted(recipe.paths.items())))
+    arrays = [np.round(np.asarray(n, float), 9) + 0.0 for n in numbers]
+    return text.encode() + b"".join(array.tobytes() for array in arrays)
