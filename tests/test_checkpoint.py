@@ -165,7 +165,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path, loop):
         checkpoint.restore(tmp_path, narrower, FINGERPRINT)
 
 
-@pytest.mark.parametrize("damage", ["about", "state", "array"])
+@pytest.mark.parametrize("damage", ["about", "state", "store"])
 def test_damaged_checkpoint_is_one_line(tmp_path, loop, damage):
     path = checkpoint.save(tmp_path, loop.init(KEY), FINGERPRINT).path
     if damage == "about":
@@ -173,8 +173,7 @@ def test_damaged_checkpoint_is_one_line(tmp_path, loop, damage):
     elif damage == "state":
         shutil.rmtree(path / "state")
     else:
-        for file in (path / "state" / "d").iterdir():
-            file.write_bytes(b"")
+        (path / "state" / "manifest.ocdbt").write_bytes(b"")
     with pytest.raises(UserError, match="damaged") as caught:
         checkpoint.restore(tmp_path, loop.shapes(), FINGERPRINT)
     assert "\n" not in str(caught.value)
