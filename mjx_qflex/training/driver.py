@@ -190,25 +190,29 @@ class _Run:
         checkpoint.check_disk(self.folder / CHECKPOINTS, self.loop.state_bytes)
 
     def begin(self) -> None:
-        """Compiles, then restores the newest checkpoint or starts afresh."""
-        newest = checkpoint.newest(self.folder / CHECKPOINTS)
-        if newest is None:
+        """Restores the newest checkpoint or starts afresh; compiles what that takes."""
+        resumes = checkpoint.newest(self.folder / CHECKPOINTS) is not None
+        if resumes:
+            self._restore()
+        else:
             self._compile("init", _key())
             self._compile("prefill", self.loop.shapes().device)
         self._compile("epoch", self.loop.shapes().device)
-        if newest is not None:
-            shapes, marks = self.loop.shapes(), _fingerprint(self.config)
-            self.state = self.interrupt.attempt(
-                checkpoint.restore, self.folder / CHECKPOINTS, shapes, marks
-            )
-            assert self.state is not None
-            self.saved_transitions = self.state.transitions
-            self.say(f"resumed from {self.state.transitions:,} transitions")
         self.log = metrics.MetricsLog(self.folder, self.saved_transitions)
         rows = metrics.read_rows(self.folder)
         self.seconds = rows[-1]["seconds"] if rows else 0.0
-        if newest is None:
+        if not resumes:
             self._start()
+
+    def _restore(self) -> None:
+        self.state = self.interrupt.attempt(
+            checkpoint.restore,
+            self.folder / CHECKPOINTS,
+            self.loop.shapes(),
+            _fingerprint(self.config),
+        )
+        self.saved_transitions = self.run.transitions
+        self.say(f"resumed from {self.run.transitions:,} transitions")
 
     def _start(self) -> None:
         start = time.perf_counter()

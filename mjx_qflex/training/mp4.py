@@ -1,5 +1,6 @@
 """Frames to an mp4, through the ffmpeg that imageio-ffmpeg ships."""
 
+import itertools
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,7 +31,7 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     ) as process:
         assert process.stdin is not None and process.stderr is not None
         try:
-            for frame in (first, *frames):
+            for frame in itertools.chain((first,), frames):
                 process.stdin.write(np.ascontiguousarray(frame).tobytes())
             process.stdin.close()
         except BrokenPipeError:

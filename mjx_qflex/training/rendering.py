@@ -140,7 +140,7 @@ def side_view_frames(
     child = np.flatnonzero(model.body_parentid > 0)
     parent = model.body_parentid[child]
     axes, grab = _canvas()
-    muscles = axes.add_collection(LineCollection([], linewidths=0.8, alpha=0.8))
+    muscles = axes.add_collection(LineCollection([], linewidths=1.2))
     bones = axes.add_collection(LineCollection([], colors="0.2", linewidths=2.0))
     axes.axhline(0.0, color="0.4", linewidth=2.0)
     axes.set(
@@ -197,7 +197,7 @@ def _drawn_frames(draw: Callable[[Any, Any], None], states: Any) -> Iterator[np.
 
 def _canvas() -> tuple[Any, Callable[[], np.ndarray]]:
     """Returns the axes of a picture of 640 x 480 pixels and a function that reads its pixels."""
-    figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="tight")
+    figure = Figure(figsize=(6.4, 4.8), dpi=100)
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
 

@@ -1,0 +1,321 @@
+"""The commands as a user meets them: files, words, exit codes, signals, resuming."""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from videos import read_clip
+
+from mjx_qflex import config as configs
+from mjx_qflex import evaluate, train
+from mjx_qflex.training import checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = (
+    "--task=chain_reach", "--num_envs=8", "--total_steps=4000",
+    "--set", "loop.steps_per_epoch=50", "--set", "loop.batch_size=16",
+    "--set", "loop.prefill_transitions=400", "--set", "loop.replay_capacity=2000",
+    "--set", "loop.eval_envs=4", "--set", "evaluations=3",
+    "--set", "algo.width=8", "--set", "algo.depth=1",
+)  # fmt: skip
+LONG = (*TINY, "--set", "total_steps=100000000")
+TIMINGS = ("seconds", "steps_per_second", "updates_per_second", "memory_gib")
+LEFT_BEHIND = {
+    "checkpoints", "config.json", "evaluation.json", "learning_curve.png", "metrics.csv",
+    "report.md", "summary.json", "tensorboard", "video.mp4",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    """Starts a command as a user would, with one compilation cache for all of them."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+
+    def start(module, *flags):
+        return subprocess.Popen(
+            [sys.executable, "-m", f"mjx_qflex.{module}", *map(str, flags)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    return start
+
+
+def finish(process, timeout=240.0):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def wait_for(process, text):
+    """Reads lines until one contains `text`; fails where the process ends before."""
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if text in line:
+            return line
+    raise AssertionError("".join(seen) + process.stderr.read())
+
+
+def read_rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def learned(rows):
+    """Drops what depends on the clock, and evaluations, whose epochs depend on the run's length."""
+    return [
+        {
+            name: cell
+            for name, cell in row.items()
+            if name not in TIMINGS and not name.startswith("evaluation/")
+        }
+        for row in rows
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(command, tmp_path_factory):
+    """A finished tiny run: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    process = command("train", *TINY, f"--logdir={folder}")
+    code, out, err = finish(process)
+    assert (code, err) == (0, ""), out + err
+    return folder, out
+
+
+def test_a_run_leaves_what_it_promises(trained):
+    folder, _ = trained
+    assert {path.name for path in folder.iterdir()} == LEFT_BEHIND
+    assert (folder / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
+    assert list((folder / "tensorboard").glob("events*"))
+    assert checkpoint.newest(folder / "checkpoints") is not None
+    config = configs.load(folder)
+    assert config.preset == "cpu"
+    assert config.loop.num_envs == 8
+    assert config.algo_config.width == 8
+
+
+def test_metrics_rows_grow_and_reach_the_end(trained):
+    rows = read_rows(trained[0])
+    transitions = [int(row["transitions"]) for row in rows]
+    assert transitions == list(range(800, 4001, 400))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 10))
+    assert sum(bool(row["evaluation/return"]) for row in rows) == 3
+    assert rows[-1]["evaluation/return"]
+
+
+def test_the_words_of_a_run(trained):
+    lines = trained[1].splitlines()
+    assert "training chain_reach" in lines[0]
+    assert "preset cpu (chosen for this device)" in trained[1]
+    order = ["the replay takes 0.00 GiB", "compiled epoch in", "training begins", "transitions |"]
+    places = [trained[1].index(text) for text in order]
+    assert places == sorted(places)
+    progress = [line for line in lines if "steps/s" in line]
+    for word in ("return", "length", "updates/s", "updates/transition", "GiB", "left"):
+        assert word in progress[-1]
+
+
+def test_the_report_says_what_came_out(trained):
+    folder, _ = trained
+    report = (folder / "report.md").read_text()
+    result = json.loads((folder / "evaluation.json").read_text())
+    assert "--task=chain_reach" in report
+    assert "4,000 transitions" in report
+    assert "Not measured" in report
+    assert f"{result['policies']['trained']['return_mean']:.4g}" in report
+    assert set(result["policies"]) == {"trained", "untrained", "idle"}
+    # The trained policy's evaluation is the one on the curve: the same seeds.
+    last = float(read_rows(folder)[-1]["evaluation/return"])
+    assert last == pytest.approx(result["policies"]["trained"]["return_mean"], rel=1e-4)
+
+
+def test_the_video_decodes_at_real_time(trained):
+    clip = read_clip(trained[0] / "video.mp4")
+    assert clip.fps == 20.0
+    assert len(clip.frames) == 5 * 21  # 5 episodes of 20 steps, from the reset to the end
+    assert len({frame.tobytes() for frame in clip.frames}) > 90
+
+
+def test_the_same_command_leaves_a_finished_run_alone(command, trained):
+    folder, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    code, out, err = finish(command("train", *TINY, f"--logdir={folder}"))
+    assert (code, err) == (0, "")
+    assert "is finished" in out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_killed_and_stopped_runs_resume_bit_for_bit(command, trained, tmp_path):
+    """kill -9, then SIGTERM, then to the end: the same numbers as a run left alone."""
+    whole, _ = trained
+    folder = tmp_path / "run"
+    process = command("train", *LONG, f"--logdir={folder}")
+    wait_for(process, "checkpoint at")
+    process.kill()
+    process.communicate()
+    killed_at = int(checkpoint.newest(folder / "checkpoints").name)
+    assert killed_at >= 800
+
+    process = command("train", *LONG, f"--logdir={folder}")
+    wait_for(process, f"resumed from {killed_at:,}")
+    wait_for(process, "transitions |")
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process)
+    assert (code, err) == (0, "")
+    assert time.monotonic() - asked < 10
+    assert "stopped; the same command goes on" in out
+    rows = read_rows(folder)
+    stopped_at = int(checkpoint.newest(folder / "checkpoints").name)
+    assert int(rows[-1]["transitions"]) == stopped_at > killed_at
+
+    transitions = [int(row["transitions"]) for row in rows]
+    assert transitions == list(range(800, stopped_at + 1, 400))
+    shared = min(len(rows), 9)
+    assert learned(rows)[:shared] == learned(read_rows(whole))[:shared]
+
+
+def test_a_finished_run_goes_on_with_more_steps(command, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    before = read_rows(folder)
+    flags = (*TINY, "--total_steps=4800", f"--logdir={folder}")
+    code, out, err = finish(command("train", *flags))
+    assert (code, err) == (0, ""), out + err
+    rows = read_rows(folder)
+    assert rows[: len(before)] == before
+    assert [int(row["transitions"]) for row in rows[len(before) :]] == [4400, 4800]
+    assert "4,800 transitions" in (folder / "report.md").read_text()
+
+
+def test_evaluate_renders_and_brings_the_report_up_to_date(command, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    (folder / "video.mp4").unlink()
+    code, out, err = finish(command("evaluate", f"--run={folder}", "--episodes=5", "--seed=3"))
+    assert (code, err) == (0, ""), out + err
+    result = json.loads((folder / "evaluation.json").read_text())
+    assert (result["episodes"], result["seed"]) == (5, 3)
+    assert (folder / "video.mp4").stat().st_size > 1000
+    assert "5 episodes of each policy" in (folder / "report.md").read_text()
+    assert "trained minus it" in out
+
+
+def refused(capsys, main, *flags):
+    """Returns the one line that a refused command prints."""
+    assert main(list(map(str, flags))) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--task=chain_raech"], "did you mean 'chain_reach'"),
+        (["--task=chain_reach", "--algo=qflx"], "did you mean 'qflex'"),
+        (["--task=chain_reach", "--preset=papr"], "did you mean 'paper'"),
+        (["--task=chain_reach", "--numenvs=3"], "did you mean '--num_envs'"),
+        (["--task=chain_reach", "--num_envs=many"], "'many' is no whole number"),
+        (["--task=chain_reach", "--seed=1.5"], "'1.5' is no whole number"),
+        (["--task=chain_reach", "--num_envs=0"], "it must be 1 or more"),
+        (["--task=chain_reach", "--set", "algo.widht=3"], "did you mean 'algo.width'"),
+        (["--task=chain_reach", "--set", "algo.width=wide"], "give whole number"),
+        (["--task=chain_reach", "--set", "loop.replay_capacity=1e13"], "loop.replay_capacity"),
+        (["--task=chain_reach", "--set", "task.num_joints=0"], "num_joints"),
+        (["--task"], "expected one argument"),
+        (["chain_reach"], "unknown flag 'chain_reach'"),
+        ([], "add --task=NAME"),
+    ],
+)
+def test_bad_input_takes_one_line_and_writes_nothing(capsys, tmp_path, flags, says):
+    folder = tmp_path / "run"
+    assert says in refused(capsys, train.main, *flags, f"--logdir={folder}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_from_the_shell(command, tmp_path):
+    process = command("train", "--task=chain_raech", f"--logdir={tmp_path / 'run'}")
+    code, _, err = finish(process)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "did you mean 'chain_reach'" in err
+
+
+def test_a_folder_that_cannot_be_written_is_refused(capsys, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    line = refused(capsys, train.main, *TINY, f"--logdir={file / 'run'}")
+    assert "cannot write in the run folder" in line
+    assert "--logdir" in line
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_run_of_other_settings_or_task_is_refused(capsys, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    before = sorted(folder.rglob("*"))
+    line = refused(capsys, train.main, *TINY, "--seed=1", f"--logdir={folder}")
+    assert "seed=0" in line and "seed=1" in line
+    other = (*TINY, "--set", "task.num_joints=3", f"--logdir={folder}")
+    assert "task.num_joints=8" in refused(capsys, train.main, *other)
+    # The folder says that it is of this task, the checkpoint knows better.
+    saved = configs.load(folder)
+    changed = dataclasses.replace(
+        saved, task_config=dataclasses.replace(saved.task_config, num_joints=3)
+    )
+    configs.save(changed, folder)
+    (folder / "report.md").unlink()
+    before.remove(folder / "report.md")
+    line = refused(capsys, train.main, *other)
+    assert "checkpoint" in line
+    assert sorted(folder.rglob("*")) == before
+    assert configs.load(folder) == changed
+
+
+def test_evaluate_refuses_what_is_no_run(capsys, tmp_path):
+    assert "holds no run" in refused(capsys, evaluate.main, f"--run={tmp_path}")
+    assert "add --run=DIR" in refused(capsys, evaluate.main)
+    assert "needs 2 or more" in refused(capsys, evaluate.main, f"--run={tmp_path}", "--episodes=1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_the_real_defaults(capsys):
+    assert train.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    sizes = configs.SIZES["paper"]["ms_human_walk"]
+    assert re.search(rf"paper +ms_human_walk +{sizes.num_envs} +{sizes.total_steps:,}", text)
+    for flag in ("task", "algo", "preset", "seed", "num_envs", "total_steps", "logdir", "set"):
+        assert f"--{flag}" in text
+    assert "(default: 0)" in text
+
+    assert train.main(["--task=chain_reach", "--preset=cpu", "--help"]) == 0
+    text = capsys.readouterr().out
+    config = configs.resolve("chain_reach", preset="cpu")
+    assert f"loop.num_envs={config.loop.num_envs}" in text
+    assert f"algo.learning_rate={config.algo_config.learning_rate}" in text
+    for key in configs.keys(config):
+        assert f"  {key}=" in text
+
+    assert evaluate.main(["--help"]) == 0
+    assert "(default: 64)" in capsys.readouterr().out
