@@ -21,17 +21,17 @@ ALGO = qflex.QflexConfig(
 LOOP = LoopConfig(
     num_envs=16,
     batch_size=128,
-    updates_per_step=4,
+    updates_per_step=1,
     prefill_transitions=2_000,
     replay_capacity=50_000,
-    steps_per_epoch=500,
+    steps_per_epoch=1_000,
     reset_pool=64,
     eval_envs=32,
 )
 
 
 def train(env):
-    """Trains Qflex for one epoch of 2,000 updates; returns (loop, learner)."""
+    """Trains Qflex for one epoch of 1,000 updates; returns (loop, learner)."""
     algorithm = qflex.make(ALGO, env.observation_size, env.action_size)
     loop = make_loop(env, algorithm, LOOP)
     run, _ = loop.epoch(loop.prefill(loop.init(jax.random.PRNGKey(0))))
