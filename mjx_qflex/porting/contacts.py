@@ -158,7 +158,8 @@ def _limits(tree: Tree, qpos: jax.Array, qvel: jax.Array) -> tuple[jax.Array, ..
 
 def _floor_jacobian(tree, floor: FloorContacts, world, move, slope) -> tuple[jax.Array, ...]:
     """Returns the pyramid's edges `[4 K, nv]`, distances less margin and weights `[4 K]`."""
-    rotation, position = world.rotation[:, :, floor.node], world.position[:, floor.node]
+    rotation = dynamics.take(world.rotation, floor.node)
+    position = dynamics.take(world.position, floor.node)
     center = sum(rotation[:, k] * floor.center[None, k] for k in range(3)) + position
     direction = sum(rotation[:, k] * floor.direction[None, k] for k in range(3))
     normal = floor.normal.astype(np.float32)
@@ -179,7 +180,7 @@ def _floor_jacobian(tree, floor: FloorContacts, world, move, slope) -> tuple[jax
     rows = jnp.sum(frame[:, :, :, None] * linear[None], axis=1)  # [3 rows, K, nv]
     slide = floor.friction[:, None] * rows[1:]
     edges = jnp.stack([rows[0] + slide[0], rows[0] - slide[0], rows[0] + slide[1], rows[0] - slide[1]])
-    edges = jnp.swapaxes(edges, 0, 1).reshape(4 * len(floor.node), -1)
+    edges = jnp.swapaxes(edges, 0, 1).reshape(4 * len(floor.node), tree.nv)
     square = floor.friction**2
     weight = floor.weight * (1 + square) * 2 * square
     return edges, jnp.repeat(distance - floor.margin, 4), np.repeat(weight, 4)

@@ -53,6 +53,14 @@ def matmul(a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> jax.Array:
     return jnp.matmul(a, jnp.asarray(b, jnp.float32), precision=HIGHEST)
 
 
+def take(x: jax.Array, index: np.ndarray) -> jax.Array:
+    """`x[..., index]` for a constant index, as a product with a 0/1 matrix.
+
+    It is exact, and on a CPU twice as fast as a gather under `vmap`.
+    """
+    return matmul(x, np.equal.outer(np.arange(x.shape[-1]), index))
+
+
 def cross(a: jax.Array, b: jax.Array) -> jax.Array:
     """Cross product along the first axis, `[3, ...]`."""
     return jnp.stack(
@@ -96,12 +104,13 @@ def joint_state(tree: Tree, qpos: jax.Array, qvel: jax.Array) -> JointState:
     )
 
 
-def _compose(upper: Poses, lower: Poses) -> Poses:
-    """Rigid transforms `upper` after `lower`, elementwise along the last axis."""
-    a, b = upper.rotation, lower.rotation
-    rotation = sum(a[:, k, None, :] * b[None, k, :, :] for k in range(3))
-    position = sum(a[:, k, :] * lower.position[None, k, :] for k in range(3)) + upper.position
-    return Poses(rotation, position)
+def _compose(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Rigid transforms `a [12, n]` after `b [12, n]`: nine rotation rows, three of translation."""
+    rotation = [
+        sum(a[3 * i + k] * b[3 * k + j] for k in range(3)) for i in range(3) for j in range(3)
+    ]
+    position = [sum(a[3 * i + k] * b[9 + k] for k in range(3)) + a[9 + i] for i in range(3)]
+    return jnp.stack([*rotation, *position])
 
 
 def _quaternion_rotation(q: jax.Array) -> jax.Array:
@@ -134,18 +143,20 @@ def poses(tree: Tree, qpos: jax.Array, joint_position: jax.Array) -> Poses:
         + tree.slide[:, f:] * angle[None]
     )
     free = qpos[: 7 * f].reshape(f, 7).T
-    rotation = jnp.concatenate(
-        [_quaternion_rotation(free[3:]), local[:9].reshape(3, 3, -1), jnp.eye(3)[:, :, None]], -1
+    transforms = jnp.concatenate(
+        [
+            jnp.concatenate([_quaternion_rotation(free[3:]).reshape(9, f), free[:3]]),
+            local,
+            jnp.concatenate([np.eye(3).reshape(9), np.zeros(3)])[:, None],
+        ],
+        axis=1,
     )
-    position = jnp.concatenate([free[:3], local[9:], jnp.zeros((3, 1))], -1)
-    world = Poses(rotation, position)
     up = np.append(tree.parent, tree.num_nodes)
     reach = 1
     while reach < tree.depth:
-        above = jax.tree.map(lambda x: x[..., up], world)  # noqa: B023, used at once
-        world = _compose(above, world)
+        transforms = _compose(take(transforms, up), transforms)
         up, reach = up[up], 2 * reach
-    return world
+    return Poses(transforms[:9].reshape(3, 3, -1), transforms[9:])
 
 
 def _inertia(tree: Tree, rotation: jax.Array, arm: jax.Array) -> jax.Array:
@@ -182,11 +193,11 @@ def motion(tree: Tree, world: Poses, velocity: jax.Array) -> Motion:
     """Spatial axes, velocities and inertias of the placed tree; `velocity [D]` of the source."""
     origin = world.position[:, 0]
     rotation, arm = world.rotation[:, :, :-1], world.position[:, :-1] - origin[:, None]
-    turned = rotation[:, :, tree.dof_node]
+    turned = take(rotation, tree.dof_node)
     axis = sum(turned[:, k] * tree.dof_axis[None, k] for k in range(3))
     axis = jnp.where(tree.dof_in_world[None], tree.dof_axis, axis)
     anchor = sum(turned[:, k] * tree.dof_anchor[None, k] for k in range(3))
-    anchor = anchor + arm[:, tree.dof_node]
+    anchor = anchor + take(arm, tree.dof_node)
     rotates = tree.dof_rotates[None]
     axes = jnp.concatenate(
         [jnp.where(rotates, axis, 0.0), jnp.where(rotates, cross(anchor, axis), axis)]
@@ -224,7 +235,7 @@ def _first_of_each_pair(tree: Tree) -> np.ndarray:
 
 def bias_force(tree: Tree, move: Motion, joints: JointState) -> jax.Array:
     """Returns G'(bias + M (dG/dt) r') `[nv]`: gravity, gyroscopic and coupling-drift forces."""
-    carried = move.velocity[:, tree.dof_node]
+    carried = take(move.velocity, tree.dof_node)
     angular, linear = carried[:3], carried[3:]
     axes_rate = jnp.concatenate(
         [

@@ -29,7 +29,7 @@ class PathTolerance:
     """
 
     length: float = 0.5e-3  # m, RMS
-    moment_arm: float = 0.03  # relative
+    moment_arm: float = 0.045  # relative
     max_degree: int = 8
     max_terms: int = 800
     num_poses: int = 6000
