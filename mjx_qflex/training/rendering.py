@@ -68,7 +68,8 @@ def _video_of_model(
     path: Path, env: Any, states: Any, fps: float, libraries: Iterable[str] | None
 ) -> Video:
     model = env.source_model()
-    qpos, activation = map(np.asarray, jax.jit(jax.vmap(env.render_qpos))(states))
+    poses = [env.render_qpos(state) for state in _unstacked(states)]
+    qpos, activation = (np.stack(part) for part in zip(*poses, strict=True))
     rgba = tendon_colours(model, activation)
     if libraries is None:
         chosen = os.environ.get("MUJOCO_GL")
@@ -189,10 +190,16 @@ def draw_chain(axes: Any, state: Any) -> None:
 def _drawn_frames(draw: Callable[[Any, Any], None], states: Any) -> Iterator[np.ndarray]:
     """Yields a picture of each state as the task draws it."""
     axes, grab = _canvas()
-    for t in range(len(jax.tree.leaves(states)[0])):
+    for state in _unstacked(states):
         axes.clear()
-        draw(axes, jax.tree.map(lambda leaf, t=t: leaf[t], states))
+        draw(axes, state)
         yield grab()
+
+
+def _unstacked(states: Any) -> Iterator[Any]:
+    """Yields each of the states that are stacked along a leading axis `[T]`."""
+    for t in range(len(jax.tree.leaves(states)[0])):
+        yield jax.tree.map(lambda leaf, t=t: leaf[t], states)
 
 
 def _canvas() -> tuple[Any, Callable[[], np.ndarray]]:
