@@ -88,8 +88,7 @@ def fit_paths(
 def _compiled_paths(
     instructions: recipe.Recipe, source: mujoco.MjModel, body_tree: tree.Tree
 ) -> tuple[PathGroup, ...]:
-    content = recipe.path_fingerprint(instructions, source)
-    key = hashlib.sha256(_FORMAT + content).hexdigest()
+    key = _content_key(instructions, source)
     shipped = instructions.folder / "paths.npz"
     cached = resources.cache_folder() / "paths" / f"{instructions.name}-{key[:16]}.npz"
     for path in (shipped, cached):
@@ -104,6 +103,20 @@ def _compiled_paths(
     fit, _ = fit_paths(instructions, source, body_tree)
     write_paths(cached, key, fit.groups)
     return fit.groups
+
+
+def _content_key(instructions: recipe.Recipe, source: mujoco.MjModel) -> str:
+    return hashlib.sha256(_FORMAT + recipe.path_fingerprint(instructions, source)).hexdigest()
+
+
+def ship_paths(name: str) -> Path:
+    """Fits the paths of a body at its recipe's own size and stores them beside the recipe."""
+    instructions = recipe.read(name)
+    source = recipe.source_spec(instructions).compile()
+    fit, _ = fit_paths(instructions, source, tree.build(source))
+    path = instructions.folder / "paths.npz"
+    write_paths(path, _content_key(instructions, source), fit.groups)
+    return path
 
 
 def read_paths(path: Path, key: str) -> tuple[PathGroup, ...] | None:

@@ -29,7 +29,7 @@ _SECTIONS = {
     },
     "solver": {"timestep", "iterations", "ls_iterations"},
     "ranges": None,  # any joint's name
-    "paths": {"max_degree", "max_terms", "num_poses"},
+    "paths": {"length", "moment_arm", "max_degree", "max_terms", "num_poses"},
 }  # fmt: skip
 
 

@@ -1,0 +1,125 @@
+"""`python -m mjx_qflex.port --body=NAME`: the parity and speed report of a ported body.
+
+With `--write` the fitted paths are also stored beside the recipe, to ship with the library.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mjx_qflex.errors import UserError
+
+MEASURED_AT = ("mujoco", "mujoco-mjx", "jax")
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        report = make_report(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(as_markdown(report))
+    if arguments.output:
+        folder = Path(arguments.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{report['body']}.json").write_text(json.dumps(report, indent=1) + "\n")
+        (folder / f"{report['body']}.md").write_text(as_markdown(report))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mjx_qflex.port",
+        description="Compare a ported body with C MuJoCo's simulation of the unported model.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--body", required=True, help="name of a body, or a folder with recipe.toml")
+    parser.add_argument("--num_actuators", type=int, help="None: as many as the recipe says")
+    parser.add_argument("--speed", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--raw_limit", type=float, default=240.0, help="seconds a raw MJX run may take")
+    parser.add_argument("--output", help="folder for the report as JSON and Markdown")
+    parser.add_argument("--write", action="store_true", help="store fitted paths beside the recipe")
+    return parser
+
+
+def make_report(arguments: argparse.Namespace) -> dict[str, Any]:
+    from mjx_qflex.porting import library, parity, speed
+
+    if arguments.write:
+        library.ship_paths(arguments.body)
+    body = library.load(arguments.body, arguments.num_actuators)
+    report: dict[str, Any] = {
+        "body": body.name,
+        "actuators": body.nu,
+        "coordinates": f"{body.nv} independent of {body.source.nv}",
+        "paths": parity.path_report(body),
+        "force, worst relative error": parity.force_error(body),
+        "100 steps of free motion, muscles off": parity.motion_error(body, muscles=False),
+        "100 steps of free motion, muscles on": parity.motion_error(body, muscles=True),
+        "largest displacement if couplings were deleted (m)": parity.coupling_change(body),
+        "50 steps with contacts": parity.contact_change(body) if body.floor.node.size else None,
+        "ranges": parity.range_table(body),
+    }
+    if arguments.speed:
+        report["speed"] = speed.compare(body, arguments.raw_limit)
+        report["machine"] = f"{platform.machine()}, {speed.os.cpu_count()} cores"
+        report["versions"] = {name: version(name) for name in MEASURED_AT}
+    return report
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The report as a page of tables."""
+    lines = [f"# {report['body']}: {report['actuators']} actuators", ""]
+    lines += [f"{report['coordinates']} coordinates.", "", "| against C MuJoCo | |", "|---|---|"]
+    for title, value in report["paths"].items():
+        if isinstance(value, dict):
+            lines += [f"| {title}: {name} | {_number(x)} |" for name, x in value.items()]
+        else:
+            lines.append(f"| {title} | {_number(value)} |")
+    for title, value in report.items():
+        if isinstance(value, float):
+            lines.append(f"| {title} | {_number(value)} |")
+    for title, value in (report["50 steps with contacts"] or {}).items():
+        lines.append(f"| 50 steps with contacts: {title} | {_number(value)} |")
+    narrowed = [row for row in report["ranges"] if row["fitted"] != row["limits"]]
+    lines += ["", "Fitted ranges narrower than the joint's limits:", ""]
+    lines += [f"- {r['joint']}: {r['fitted']} of {r['limits']}" for r in narrowed] or ["- none"]
+    if "speed" in report:
+        lines += ["", *_speed_lines(report)]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _speed_lines(report: dict[str, Any]) -> list[str]:
+    from mjx_qflex.porting.speed import best
+
+    results = report["speed"]
+    port, reference = best(results["port"]), results["C MuJoCo"]
+    lines = ["| physics steps/s | batch 8 | 16 | 32 | 64 | port is faster by |", "|---|---|---|---|---|---|"]
+    for title in ("port", "raw MJX, own options", "raw MJX, equal iterations"):
+        cells = []
+        for measurement in results[title].values():
+            cells.append(measurement.get("failed") or f"{measurement['steps/s']:,.0f}")
+            if not measurement.get("finite", True):
+                cells[-1] += " (not finite)"
+        top = best(results[title])
+        lines.append(f"| {title} | {' | '.join(cells)} | {f'{port / top:.1f}x' if top else '-'} |")
+    threads, rate = reference["threads"], reference["steps/s"]
+    lines.append(f"| C MuJoCo, {threads} threads | {rate:,.0f} | | | | {port / rate:.2f}x |")
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    compile_s = max(m["compile s"] for m in results["port"].values())
+    return [*lines, "", f"{report['machine']}; {versions}; the port compiles in {compile_s:.0f} s."]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

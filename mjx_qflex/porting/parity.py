@@ -1,0 +1,306 @@
+"""How a ported body compares with C MuJoCo's simulation of the unported model.
+
+Every function returns plain numbers; `report` puts them together and `as_markdown` prints them.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from mjx_qflex.porting import dynamics, fitting, library, muscle, paths, recipe
+from mjx_qflex.porting.body import PhysicsState, PortedBody
+from mjx_qflex.porting.tree import source_positions
+
+STIFF_SOLREF, STIFF_SOLIMP = (0.004, 1.0), (0.9999, 0.9999, 0.001, 0.5, 2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PathErrors:
+    """Compiled paths against C MuJoCo's tendons on one set of poses."""
+
+    length_rms: np.ndarray  # [A] m
+    arm_rms: np.ndarray  # [A] worst joint, relative to the muscle's own RMS arm there
+    torque_relative: np.ndarray  # [R] RMS error over RMS torque of random activations; nan: none
+
+
+def path_errors(body: PortedBody, samples: fitting.PathSamples, seed: int = 0) -> PathErrors:
+    """Lengths, moment arms and joint torques on `samples`, evaluated by the ported step's code."""
+    num_joints = samples.q.shape[1]
+    evaluate = jax.jit(jax.vmap(lambda q: _dense_paths(body, q)))
+    length, arms = (np.asarray(x, np.float64) for x in evaluate(samples.q.astype(np.float32)))
+    exact = np.zeros((len(samples.q), body.nu, num_joints))
+    exact[:, samples.pair_muscle, samples.pair_joint] = samples.arm
+    length_rms = np.sqrt(np.mean((length - samples.length) ** 2, axis=0))
+    size = np.sqrt(np.mean(exact**2, axis=0))
+    error = np.sqrt(np.mean((arms - exact) ** 2, axis=0))
+    arm_rms = np.max(np.where(size > 1e-6, error / np.maximum(size, 1e-6), 0.0), axis=1)
+
+    activation = np.random.default_rng(seed).uniform(size=length.shape)
+    torque_exact = np.einsum("sar,sa->sr", exact, _force(body, samples.length, activation))
+    torque = np.einsum("sar,sa->sr", arms, _force(body, length, activation))
+    scale = np.sqrt(np.mean(torque_exact**2, axis=0))
+    difference = np.sqrt(np.mean((torque - torque_exact) ** 2, axis=0))
+    relative = np.where(scale > 1e-9, difference / np.maximum(scale, 1e-9), np.nan)
+    return PathErrors(length_rms, arm_rms, relative)
+
+
+def _dense_paths(body: PortedBody, q: jax.Array) -> tuple[jax.Array, jax.Array]:
+    state = paths.evaluate(body.path_groups, q)
+    arms = jnp.zeros((body.nu, len(q)))
+    for group, part in zip(body.path_groups, state.arms, strict=True):
+        arms = arms.at[group.muscles[:, None], group.joints[None, :]].set(part.T)
+    return state.length, arms
+
+
+def _force(body: PortedBody, length: np.ndarray, activation: np.ndarray) -> np.ndarray:
+    constants = body.muscle_constants
+    force = jax.vmap(lambda x, a: muscle.force(constants, x, jnp.zeros_like(x), a))
+    return np.asarray(force(length.astype(np.float32), activation.astype(np.float32)), np.float64)
+
+
+def force_error(body: PortedBody, seed: int = 0, num_states: int = 50) -> float:
+    """Worst relative error of muscle force, given C MuJoCo's lengths, velocities and activations.
+
+    Relative to the muscle's force, or to a thousandth of its peak force where it hardly pulls.
+    """
+    model, rng = body.source, np.random.default_rng(seed)
+    data, worst = mujoco.MjData(model), 0.0
+    for state in random_states(body, rng, num_states):
+        set_source_state(body, data, state)
+        mujoco.mj_forward(model, data)
+        mine = muscle.force(
+            body.muscle_constants,
+            jnp.asarray(data.actuator_length, jnp.float32),
+            jnp.asarray(data.actuator_velocity, jnp.float32),
+            jnp.asarray(data.act, jnp.float32),
+        )
+        floor = 1e-3 * body.muscle_constants.peak_force
+        scale = np.maximum(np.abs(data.actuator_force), floor)
+        worst = max(worst, float(np.max(np.abs(mine - data.actuator_force) / scale)))
+    return worst
+
+
+def random_states(
+    body: PortedBody, rng: np.random.Generator, num: int, speed: float = 0.5, spread: float = 0.1
+) -> list[PhysicsState]:
+    """States near the reference pose, within limits, with random velocities and activations."""
+    tree, home = body.tree, body.initial_state()
+    first = 7 * tree.num_free
+    low, high = np.full(body.nq, -np.inf), np.full(body.nq, np.inf)
+    width = tree.limit_range[:, 1] - tree.limit_range[:, 0]
+    low[tree.num_free + tree.limit_dof] = tree.limit_range[:, 0] + 0.05 * width
+    high[tree.num_free + tree.limit_dof] = tree.limit_range[:, 1] - 0.05 * width
+    states = []
+    for _ in range(num):
+        qpos = np.array(home.qpos, np.float64)
+        qpos[first:] += spread * rng.normal(size=body.nq - first)
+        qpos = np.clip(qpos, low, high)
+        states.append(
+            PhysicsState(
+                jnp.asarray(qpos, jnp.float32),
+                jnp.asarray(speed * rng.normal(size=body.nv), jnp.float32),
+                jnp.asarray(rng.uniform(0, 0.3, size=body.nu), jnp.float32),
+                jnp.float32(0),
+            )
+        )
+    return states
+
+
+def set_source_state(body: PortedBody, data: mujoco.MjData, state: PhysicsState) -> None:
+    """Puts a ported state into C MuJoCo's data of the source model."""
+    mujoco.mj_resetData(body.source, data)
+    data.qpos[:] = body.source_qpos(state.qpos)
+    joints = dynamics.joint_state(body.tree, state.qpos, state.qvel)
+    data.qvel[body.tree.source_qvel_address] = joints.velocity
+    data.act[:] = state.act
+
+
+def motion_error(
+    body: PortedBody, muscles: bool, num_steps: int = 100, num_starts: int = 4, seed: int = 0
+) -> float:
+    """Difference after free motion without contacts, relative to the distance moved.
+
+    C MuJoCo simulates the source model with couplings stiffened; the norm is over all its joints,
+    and the mean over the starts is returned.
+    """
+    model, disable = body.source.__copy__(), mujoco.mjtDisableBit
+    model.opt.disableflags |= int(disable.mjDSBL_CONTACT)
+    if not muscles:
+        model.opt.disableflags |= int(disable.mjDSBL_ACTUATION)
+    stiffen_couplings(model)
+    body = without_contacts(body)
+    if not muscles:
+        peak = np.zeros_like(body.muscle_constants.peak_force)
+        constants = dataclasses.replace(body.muscle_constants, peak_force=peak)
+        body = dataclasses.replace(body, muscle_constants=constants)
+    advance = jax.jit(
+        lambda state, ctrl: body.advance(state, ctrl, num_steps)[0],
+        compiler_options=body.compiler_options,
+    )
+    rng, data, errors = np.random.default_rng(seed), mujoco.MjData(model), []
+    joints = body.tree.source_qpos_address[7 * body.tree.num_free :]
+    for start in random_states(body, rng, num_starts):
+        ctrl = rng.uniform(0, 0.3, size=body.nu)
+        set_source_state(body, data, start)
+        data.ctrl[:] = ctrl
+        before = data.qpos[joints].copy()
+        for _ in range(num_steps):
+            mujoco.mj_step(model, data)
+        after = body.source_qpos(advance(start, jnp.asarray(ctrl, jnp.float32)).qpos)[joints]
+        moved = np.linalg.norm(data.qpos[joints] - before)
+        errors.append(np.linalg.norm(after - data.qpos[joints]) / moved)
+    return float(np.mean(errors))
+
+
+def stiffen_couplings(model: mujoco.MjModel) -> None:
+    model.eq_solref[:], model.eq_solimp[:] = STIFF_SOLREF, STIFF_SOLIMP
+
+
+def without_contacts(body: PortedBody) -> PortedBody:
+    """The same body in empty space."""
+    floor = {
+        field.name: getattr(body.floor, field.name) for field in dataclasses.fields(body.floor)
+    }
+    for name in ("node", "radius", "friction", "margin", "weight"):
+        floor[name] = floor[name][:0]
+    for name in ("center", "direction"):
+        floor[name] = floor[name][:, :0]
+    for name in ("solref", "solimp"):
+        floor[name] = floor[name][:0]
+    return dataclasses.replace(body, floor=type(body.floor)(**floor))
+
+
+def contact_change(body: PortedBody, num_steps: int = 50, seed: int = 0) -> dict[str, float]:
+    """What cutting contacts and couplings changes while falling on the floor from a low height.
+
+    C MuJoCo simulates the unported model as it is (soft couplings, every contact) and once with
+    nothing but the recipe's contacts and stiff couplings; the ported body stands beside both.
+    Distances are relative to the distance moved.
+    """
+    cut = body.source.__copy__()
+    stiffen_couplings(cut)
+    keep_contacts(cut, recipe.read(body.name))
+    advance = jax.jit(
+        lambda state, ctrl: body.advance(state, ctrl, num_steps)[0],
+        compiler_options=body.compiler_options,
+    )
+    rng = np.random.default_rng(seed)
+    joints = body.tree.source_qpos_address[7 * body.tree.num_free :]
+    differences: dict[str, list[float]] = {"port against cut model": [], "cut against whole": []}
+    for start in random_states(body, rng, 4):
+        ctrl = rng.uniform(0, 0.3, size=body.nu)
+        ends = []
+        for model in (body.source, cut):
+            data = mujoco.MjData(model)
+            set_source_state(body, data, start)
+            data.ctrl[:] = ctrl
+            before = data.qpos[joints].copy()
+            for _ in range(num_steps):
+                mujoco.mj_step(model, data)
+            ends.append(data.qpos[joints].copy())
+        ported = body.source_qpos(advance(start, jnp.asarray(ctrl, jnp.float32)).qpos)[joints]
+        moved = np.linalg.norm(ends[1] - before)
+        differences["port against cut model"].append(np.linalg.norm(ported - ends[1]) / moved)
+        differences["cut against whole"].append(np.linalg.norm(ends[0] - ends[1]) / moved)
+    return {name: float(np.mean(values)) for name, values in differences.items()}
+
+
+def keep_contacts(model: mujoco.MjModel, instructions: recipe.Recipe) -> None:
+    """Lets nothing collide in `model` but the recipe's geoms with its floor."""
+    model.geom_contype[:] = model.geom_conaffinity[:] = 0
+    model.pair_margin[:] = model.pair_gap[:] = -1e6  # explicit pairs ignore the masks
+    for name in instructions.with_floor:
+        model.geom_contype[model.geom(name).id] = 1
+    if instructions.floor:
+        model.geom_conaffinity[model.geom(instructions.floor).id] = 1
+
+
+def rollout_poses(body: PortedBody, num_worlds: int = 32, num_steps: int = 200) -> np.ndarray:
+    """Independent scalar joints `[S, R]` that worlds visit under random excitations."""
+    rng = np.random.default_rng(0)
+    starts = jax.tree.map(lambda *x: jnp.stack(x), *random_states(body, rng, num_worlds))
+
+    def roll(state, key):
+        def step(carry, key):
+            after = body.advance(carry, jax.random.uniform(key, (body.nu,)), 10)[0]
+            return after, after.qpos[7 * body.tree.num_free :]
+
+        return jax.lax.scan(step, state, jax.random.split(key, num_steps // 10))[1]
+
+    keys = jax.random.split(jax.random.key(0), num_worlds)
+    roll = jax.jit(jax.vmap(roll), compiler_options=body.compiler_options)
+    visited = np.asarray(roll(starts, keys), np.float64)
+    return visited.reshape(-1, visited.shape[-1])
+
+
+def range_table(body: PortedBody) -> list[dict[str, Any]]:
+    """Fitting range over joint limits, for each independent scalar joint."""
+    instructions, tree = recipe.read(body.name), body.tree
+    first = 6 * tree.num_free
+    fitted = fitting.joint_ranges(tree, instructions.ranges)
+    limits = np.tile([-np.inf, np.inf], (len(fitted), 1))
+    limits[tree.limit_dof - first] = tree.limit_range
+    names = tree.joint_names[tree.num_free :]
+    return [
+        {"joint": n, "fitted": f.round(3).tolist(), "limits": lim.round(3).tolist()}
+        for n, f, lim in zip(names, fitted, limits, strict=True)
+    ]
+
+
+def path_report(body: PortedBody) -> dict[str, Any]:
+    """Path lengths, moment arms and torques over the fitted range and on visited states."""
+    instructions = recipe.read(body.name)
+    tolerance = library.path_tolerance(instructions)
+    ranges = fitting.joint_ranges(body.tree, instructions.ranges)
+    poses = fitting.random_poses(ranges, tolerance.num_test_poses, seed=tolerance.seed + 2)
+    visited = rollout_poses(body)
+    inside = np.all((visited >= ranges[:, 0]) & (visited <= ranges[:, 1]), axis=1)
+    sections = {}
+    for title, q in (("over the range", poses), ("visited states", visited)):
+        errors = path_errors(body, fitting.sample(body.source, body.tree, q))
+        torque = errors.torque_relative[~np.isnan(errors.torque_relative)]
+        worst = np.argsort(-np.nan_to_num(errors.torque_relative))[0]
+        sections[title] = {
+            "length RMS, median muscle (mm)": 1e3 * float(np.median(errors.length_rms)),
+            "length RMS, worst muscle (mm)": 1e3 * float(errors.length_rms.max()),
+            "worst muscle": body.actuator_names[int(errors.length_rms.argmax())],
+            "muscles above 0.5 mm": int((errors.length_rms > 0.5e-3).sum()),
+            "moment arm, relative RMS, median muscle": float(np.median(errors.arm_rms)),
+            "joint torque, relative RMS, median joint": float(np.median(torque)),
+            "joint torque, relative RMS, worst joint": float(torque.max()),
+            "worst joint": body.tree.joint_names[body.tree.num_free + int(worst)],
+        }
+    sections["visited states"]["fraction inside the fitted range"] = float(inside.mean())
+    samples = fitting.sample(body.source, body.tree, poses[:50])
+    idle = sorted(set(range(body.nu)) - set(samples.pair_muscle.tolist()))
+    return {
+        **sections,
+        "terms": int(sum(group.coefficients.size for group in body.path_groups)),
+        "groups": len(body.path_groups),
+        "muscles left exact": [],
+        "muscles that move no joint": [body.actuator_names[i] for i in idle],
+    }
+
+
+def coupling_change(body: PortedBody, num_poses: int = 60, seed: int = 0) -> float:
+    """Largest displacement (m) of any body if all couplings were deleted instead of eliminated."""
+    ranges = fitting.joint_ranges(body.tree, {})
+    q = np.random.default_rng(seed).uniform(ranges[:, 0], ranges[:, 1], (num_poses, len(ranges)))
+    positions, _ = source_positions(body.tree, q)
+    place = body.tree.source_qpos_address[7 * body.tree.num_free :]
+    dependent = np.setdiff1d(np.arange(len(place)), body.tree.coupling.independent)
+    data, worst = mujoco.MjData(body.source), 0.0
+    for position in positions:
+        with_coupling = position.copy()
+        position[dependent] = body.tree.joint_home[dependent]
+        bodies = []
+        for value in (with_coupling, position):
+            data.qpos[place] = value
+            mujoco.mj_kinematics(body.source, data)
+            bodies.append(data.xpos.copy())
+        worst = max(worst, float(np.linalg.norm(bodies[0] - bodies[1], axis=1).max()))
+    return worst
