@@ -81,11 +81,15 @@ def init_mlp(
 
 def batch_renorm(
     norm: Affine, moments: Moments, x: jax.Array, warmup: int
-) -> tuple[jax.Array, Moments]:
-    """Normalises a batch `x` [B, F] as in training; returns it and the new moments.
+) -> tuple[jax.Array, jax.Array, jax.Array, Moments]:
+    """Normalises a batch `x` [B, F] as in training.
 
     The first `warmup` calls are plain batch normalisation; later ones correct the batch's moments
     towards the running ones, through factors that carry no gradient.
+
+    Returns:
+      The whitened batch z [B, F], gain [F] and shift [F] such that the result is z * gain + shift,
+      and the new moments.
     """
     mean = jnp.mean(x, axis=0)
     var = jnp.maximum(jnp.mean(jnp.square(x - mean[None]), axis=0), EPSILON)
@@ -96,8 +100,6 @@ def batch_renorm(
     warm = moments.count >= warmup
     r = jax.lax.stop_gradient(jnp.where(warm, r, 1.0))
     d = jax.lax.stop_gradient(jnp.where(warm, d, 0.0))
-    gain = norm.scale * r / deviation
-    shift = norm.scale * d + norm.offset
     # (1 - decay) / (1 - decay^n): the average that starts at zero, divided by its total weight. In
     # this form an input that never varies keeps its mean to the last digit.
     count = moments.count + 1
@@ -108,7 +110,13 @@ def batch_renorm(
         var=moments.var + rate * (var - moments.var),
         count=count,
     )
-    return (x - mean[None]) * gain[None] + shift[None], jax.lax.stop_gradient(new_moments)
+    whitened = (x - mean[None]) / deviation[None]
+    return (
+        whitened,
+        norm.scale * r,
+        norm.scale * d + norm.offset,
+        jax.lax.stop_gradient(new_moments),
+    )
 
 
 def apply_train(
@@ -120,10 +128,22 @@ def apply_train(
         if index:
             x = jax.nn.relu(x)
         if params.norms:
-            x, updated = batch_renorm(params.norms[index], moments[index], x, warmup)
+            # Gain and shift act on the kernel, not on the batch: the gradient of the first layer
+            # then needs no product that goes back to a wide input, and networks that read the same
+            # input share its whitening.
+            x, gain, shift, updated = batch_renorm(
+                params.norms[index], moments[index], x, warmup
+            )
+            layer = _absorb(layer, gain, shift)
             new_moments.append(updated)
         x = x @ layer.kernel + layer.bias[None]
     return x, tuple(new_moments)
+
+
+def _absorb(layer: Linear, gain: jax.Array, shift: jax.Array) -> Linear:
+    """Returns the layer that maps z as `layer` maps z * gain + shift."""
+    bias = layer.bias + jnp.dot(shift, layer.kernel, precision=jax.lax.Precision.HIGHEST)
+    return Linear(gain[:, None] * layer.kernel, bias)
 
 
 def fold(params: MLP, moments: tuple[Moments, ...]) -> Folded:
@@ -132,23 +152,16 @@ def fold(params: MLP, moments: tuple[Moments, ...]) -> Folded:
     The input is still centred explicitly: an observation's mean can be large against its spread,
     and subtracting after the product would lose digits.
     """
-    inputs = params.layers[0].kernel.shape[0]
-    if not params.norms:
-        layers = tuple(Linear(layer.kernel, layer.bias[None]) for layer in params.layers)
-        return Folded(jnp.zeros(inputs), layers)
-    center = jnp.zeros(inputs)
-    layers = []
-    for index, (layer, norm) in enumerate(zip(params.layers, params.norms, strict=True)):
-        mean = moments[index].mean
+    layers = list(params.layers)
+    center = jnp.zeros(layers[0].kernel.shape[0])
+    for index, norm in enumerate(params.norms):
         gain = norm.scale / jnp.sqrt(moments[index].var + EPSILON)
-        shift = norm.offset
         if index == 0:
-            center = mean
+            center, shift = moments[index].mean, norm.offset
         else:
-            shift = shift - mean * gain
-        bias = layer.bias + jnp.dot(shift, layer.kernel, precision=jax.lax.Precision.HIGHEST)
-        layers.append(Linear(gain[:, None] * layer.kernel, bias[None]))
-    return Folded(center, tuple(layers))
+            shift = norm.offset - moments[index].mean * gain
+        layers[index] = _absorb(layers[index], gain, shift)
+    return Folded(center, tuple(Linear(layer.kernel, layer.bias[None]) for layer in layers))
 
 
 def bind(folded: Folded, x: jax.Array) -> Folded:
