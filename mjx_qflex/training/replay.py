@@ -172,17 +172,21 @@ def free_device_bytes() -> int | None:
 
 def _free_host_bytes() -> int | None:
     """Returns the free memory of the host, or of its control group where that is less."""
-    free = None
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
+    free = []
+    available = _numbers(Path("/proc/meminfo")).get("MemAvailable:")
+    if available is not None:
+        free.append(available * 1024)
     elif "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        left = int(limit.read_text()) - int(used.read_text())
-        free = left if free is None else min(free, left)
-    return free
+        free.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and limit.read_text().strip().isdigit():
+        # Not memory.current: that counts the file cache, which gives way.
+        used = _numbers(limit.with_name("memory.stat")).get("anon", 0)
+        free.append(int(limit.read_text()) - used)
+    return min(free, default=None)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Returns the lines "name number ..." of a file by name; none where there is no such file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {name: int(value) for name, value, *_ in map(str.split, lines)}
