@@ -314,7 +314,7 @@ def from_json(text: str) -> Config:
 
 def _from_plain(kind: Any, value: Any) -> Any:
     """Rebuilds dataclasses and tuples from what JSON keeps of them."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return kind(**{name: _from_plain(hints[name], item) for name, item in value.items()})
     if isinstance(value, list):

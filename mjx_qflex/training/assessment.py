@@ -7,16 +7,16 @@ starts bring cancels.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from brax.envs.base import Env
 from scipy import stats
 
 from mjx_qflex.training import evaluation, rendering
 from mjx_qflex.training.program import Program
+from mjx_qflex.training.worlds import Task
 from mjx_qflex.types import Algorithm, Learner
 
 FILE_NAME = "evaluation.json"
@@ -25,6 +25,15 @@ CLIP_SECONDS = 5.0
 CLIP_EPISODES = 8
 BASELINES = ("untrained", "idle")
 Assessment = dict[str, Any]  # as written to evaluation.json
+
+
+class TimedTask(Task, Protocol):
+    """What a whole run asks of a task, besides what the loop does."""
+
+    control_dt: float  # s, of a control step
+
+    @property
+    def observation_size(self) -> int: ...
 
 
 class Programs(NamedTuple):
@@ -43,7 +52,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def make_programs(env: Env, algorithm: Algorithm, episodes: int) -> Programs:
+def make_programs(env: TimedTask, algorithm: Algorithm, episodes: int) -> Programs:
     """Returns programs that evaluate `episodes` worlds side by side."""
     policy = evaluation.learner_policy(algorithm)
     constant = evaluation.constant_policy(env.action_size)
@@ -60,7 +69,7 @@ def evaluation_key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.PRNGKey(seed), 1)
 
 
-def idle_action(env: Env) -> jax.Array:
+def idle_action(env: TimedTask) -> jax.Array:
     """Returns the action `[A]` that does nothing: the task's `idle_action`, else zeros.
 
     It is -1 throughout for muscle-driven bodies: no excitation.
@@ -79,7 +88,7 @@ def paired_interval(differences: np.ndarray) -> Interval:
 
 
 def assess(
-    programs: Any, env: Env, algorithm: Algorithm, learner: Learner, seed: int
+    programs: Any, env: TimedTask, algorithm: Algorithm, learner: Learner, seed: int
 ) -> Assessment:
     """Evaluates the trained learner, an untrained one and idleness on the same reset seeds.
 
@@ -127,7 +136,7 @@ def _summary(result: evaluation.EvalResult) -> dict[str, Any]:
     }
 
 
-def film(programs: Any, env: Env, learner: Learner, seed: int, path: Path) -> str:
+def film(programs: Any, env: TimedTask, learner: Learner, seed: int, path: Path) -> str:
     """Writes a clip of whole episodes, at least `CLIP_SECONDS` where they last; says how."""
     key = evaluation_key(seed)
     clips, frames = [], 0

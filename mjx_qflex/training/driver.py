@@ -4,11 +4,10 @@ The host sees epoch boundaries only. Everything in between is `loop.py`.
 """
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -17,7 +16,8 @@ from mjx_qflex import algos, tasks
 from mjx_qflex import config as configs
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import assessment, checkpoint, metrics, reporting
+from mjx_qflex.training import assessment, checkpoint, metrics, reporting, run_folder
+from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
 from mjx_qflex.training.loop import Loop, RunState, make_loop
 from mjx_qflex.training.metrics import GIB, duration
@@ -29,7 +29,6 @@ LINE_SECONDS = 5.0  # between progress lines; a fast device has several epochs a
 # A checkpoint is written when it costs at most this share of the time since the last one.
 CHECKPOINT_SHARE = 0.05
 CHECKPOINT_SECONDS = 30.0  # and not more often than this
-CHECKPOINTS = "checkpoints"
 
 Say = Callable[[str], None]
 
@@ -48,9 +47,9 @@ def train(asked: Config, folder: Path, command: str, interrupt: Interrupt, say: 
       UserError: the folder is not writable or holds another run, or memory or disk do not suffice.
       Interrupted: the user stopped it; what was trained is saved.
     """
-    check_writable(folder)
-    config = _settle(asked, folder)
-    if _is_finished(config, folder):
+    run_folder.check_writable(folder)
+    config = run_folder.settle(asked, folder)
+    if run_folder.is_finished(config, folder):
         say(
             f"{folder} is finished ({config.total_steps:,} transitions): see "
             f"{folder / reporting.REPORT_NAME}; a larger --total_steps goes on from there"
@@ -84,10 +83,10 @@ def evaluate(
       UserError: no run, no checkpoint, or a folder that is not writable.
     """
     config = configs.load(folder)
-    newest = checkpoint.newest(folder / CHECKPOINTS)
+    newest = checkpoint.newest(folder / run_folder.CHECKPOINTS)
     if newest is None:
         raise UserError(f"the run in {folder} has no checkpoint yet; train it first")
-    check_writable(folder)
+    run_folder.check_writable(folder)
     seed = config.seed if seed is None else seed
     say(f"building the task {config.task}")
     env, algorithm = interrupt.attempt(build, config)
@@ -109,49 +108,10 @@ def evaluate(
     say(f"written: {folder / assessment.FILE_NAME}")
 
 
-def build(config: Config) -> tuple[Any, Algorithm]:
+def build(config: Config) -> tuple[TimedTask, Algorithm]:
     """Builds the environment and the algorithm of a run."""
-    env = tasks.from_config(config.task, config.task_config)
+    env = cast(TimedTask, tasks.from_config(config.task, config.task_config))
     return env, algos.make(config.algo, config.algo_config, env.observation_size, env.action_size)
-
-
-def check_writable(folder: Path) -> None:
-    """Checks that files can be made in `folder`, or where it will be made; leaves nothing.
-
-    Raises:
-      UserError: they cannot; says why.
-    """
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write in the run folder {folder}: {error.strerror} ({place}); choose another "
-            "with --logdir"
-        ) from error
-
-
-def _settle(asked: Config, folder: Path) -> Config:
-    """Returns the config to run with: that of the run in `folder`, where there is one."""
-    if (folder / configs.FILE_NAME).exists():
-        return configs.continued(configs.load(folder), asked)
-    if checkpoint.newest(folder / CHECKPOINTS) is not None:
-        raise UserError(
-            f"{folder} holds checkpoints but no {configs.FILE_NAME}; choose another --logdir"
-        )
-    return asked
-
-
-def _is_finished(config: Config, folder: Path) -> bool:
-    newest = checkpoint.newest(folder / CHECKPOINTS)
-    result = assessment.load(folder)
-    if newest is None or result is None or not (folder / reporting.REPORT_NAME).exists():
-        return False
-    done = checkpoint.read_about(newest).counters["transitions"]
-    return done >= config.total_steps and result.get("transitions") == done
 
 
 class _Run:
@@ -161,7 +121,7 @@ class _Run:
         self,
         config: Config,
         folder: Path,
-        env: Any,
+        env: TimedTask,
         algorithm: Algorithm,
         interrupt: Interrupt,
         say: Say,
@@ -187,17 +147,18 @@ class _Run:
             f"{loop.replay_capacity:,} transitions, the whole state "
             f"{self.loop.state_bytes / GIB:.2f} GiB"
         )
-        checkpoint.check_disk(self.folder / CHECKPOINTS, self.loop.state_bytes)
+        checkpoint.check_disk(self.folder / run_folder.CHECKPOINTS, self.loop.state_bytes)
 
     def begin(self) -> None:
         """Restores the newest checkpoint or starts afresh; compiles what that takes."""
-        resumes = checkpoint.newest(self.folder / CHECKPOINTS) is not None
+        resumes = checkpoint.newest(self.folder / run_folder.CHECKPOINTS) is not None
         if resumes:
             self._restore()
         else:
             self._compile("init", _key())
             self._compile("prefill", self.loop.shapes().device)
-        self._compile("epoch", self.loop.shapes().device)
+        if not resumes or self.run.transitions < self.config.total_steps:
+            self._compile("epoch", self.loop.shapes().device)
         self.log = metrics.MetricsLog(self.folder, self.saved_transitions)
         rows = metrics.read_rows(self.folder)
         self.seconds = rows[-1]["seconds"] if rows else 0.0
@@ -207,9 +168,9 @@ class _Run:
     def _restore(self) -> None:
         self.state = self.interrupt.attempt(
             checkpoint.restore,
-            self.folder / CHECKPOINTS,
+            self.folder / run_folder.CHECKPOINTS,
             self.loop.shapes(),
-            _fingerprint(self.config),
+            run_folder.fingerprint(self.config),
         )
         self.saved_transitions = self.run.transitions
         self.say(f"resumed from {self.run.transitions:,} transitions")
@@ -327,7 +288,10 @@ class _Run:
         if self.state is None or self.state.transitions == self.saved_transitions:
             return
         saved = self.interrupt.complete(
-            checkpoint.save, self.folder / CHECKPOINTS, self.state, _fingerprint(self.config)
+            checkpoint.save,
+            self.folder / run_folder.CHECKPOINTS,
+            self.state,
+            run_folder.fingerprint(self.config),
         )
         self.saved_transitions = self.state.transitions
         self.last_save, self.save_seconds = time.monotonic(), saved.seconds
@@ -396,10 +360,3 @@ class _Run:
 
 def _key() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.PRNGKey(0))
-
-
-def _fingerprint(config: Config) -> dict[str, Any]:
-    """Returns what a checkpoint must agree on with the run that goes on from it."""
-    plain = dataclasses.asdict(config)
-    del plain["loop"]["steps_per_epoch"], plain["total_steps"], plain["evaluations"]
-    return plain

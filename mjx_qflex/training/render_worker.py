@@ -49,7 +49,7 @@ def render_frames(
     camera.azimuth, camera.elevation = azimuth, -8.0
     camera.distance = 1.3 * model.stat.extent
     camera.lookat[:] = model.stat.center
-    centre = None
+    centre = np.full(3, np.inf)
     with mujoco.Renderer(model, HEIGHT, WIDTH) as renderer:
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         for pose, colours in zip(qpos, rgba, strict=True):
@@ -61,7 +61,7 @@ def render_frames(
             mujoco.mj_tendon(model, data)
             here = data.subtree_com[0]
             # The camera glides: a jump of the body (the next episode) cuts.
-            cut = centre is None or np.linalg.norm(here - centre) > 0.5
+            cut = np.linalg.norm(here - centre) > 0.5
             centre = here.copy() if cut else 0.8 * centre + 0.2 * here
             camera.lookat[:2] = centre[:2]
             renderer.update_scene(data, camera)

@@ -1,0 +1,59 @@
+"""The run folder: whether a run may be written there, and what one already there agrees on."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mjx_qflex import config as configs
+from mjx_qflex.config import Config
+from mjx_qflex.errors import UserError
+from mjx_qflex.training import assessment, checkpoint, reporting
+
+CHECKPOINTS = "checkpoints"  # folder of checkpoints in the run folder
+
+
+def check_writable(folder: Path) -> None:
+    """Checks that files can be made in `folder`, or where it will be made; leaves nothing.
+
+    Raises:
+      UserError: they cannot; says why.
+    """
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write in the run folder {folder}: {error.strerror} ({place}); choose another "
+            "with --logdir"
+        ) from error
+
+
+def settle(asked: Config, folder: Path) -> Config:
+    """Returns the config to run with: that of the run in `folder`, where there is one."""
+    if (folder / configs.FILE_NAME).exists():
+        return configs.continued(configs.load(folder), asked)
+    if checkpoint.newest(folder / CHECKPOINTS) is not None:
+        raise UserError(
+            f"{folder} holds checkpoints but no {configs.FILE_NAME}; choose another --logdir"
+        )
+    return asked
+
+
+def is_finished(config: Config, folder: Path) -> bool:
+    newest = checkpoint.newest(folder / CHECKPOINTS)
+    result = assessment.load(folder)
+    if newest is None or result is None or not (folder / reporting.REPORT_NAME).exists():
+        return False
+    done = checkpoint.read_about(newest).counters["transitions"]
+    return done >= config.total_steps and result.get("transitions") == done
+
+
+def fingerprint(config: Config) -> dict[str, Any]:
+    """Returns what a checkpoint must agree on with the run that goes on from it."""
+    plain = dataclasses.asdict(config)
+    del plain["loop"]["steps_per_epoch"], plain["total_steps"], plain["evaluations"]
+    return plain
