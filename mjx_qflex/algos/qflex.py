@@ -105,7 +105,7 @@ class Temperature(NamedTuple):
 class QflexLearner(NamedTuple):
     """All that Qflex learns. The stale critics are the ones an update starts from: no copy."""
 
-    critics: tuple[Network, Network]  # (obs, action) -> value
+    critics: tuple[Network, ...]  # two of (obs, action) -> value
     source: Network  # obs -> mean and log standard deviation of the Gaussian
     velocity: Network  # (obs, action, time) -> velocity of the action
     temperature: Temperature | None  # None without entropy
@@ -286,7 +286,7 @@ def _update_critics(config, optimizer, learner: QflexLearner, batch: Transition,
         ]
     )
 
-    def loss(params: tuple[MLP, MLP]):
+    def loss(params: tuple[MLP, ...]):
         outputs = [
             networks.apply_train(param, critic.moments, inputs, config.renorm_warmup)
             for param, critic in zip(params, learner.critics, strict=True)
