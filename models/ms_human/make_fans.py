@@ -8,7 +8,7 @@ all joint ranges, the muscle is split into two strips along each of seven direct
 its neutral line of pull and the axis of the first cylinder that it wraps. A split counts where the
 two strips together keep the muscle's torque on every joint; where none does, the breadth shrinks.
 Of the splits that count, the one whose strips differ most in moment arm is taken. Left muscles
-mirror right ones (x -> -x). At last every muscle is split into eight strips, and where an outer
+mirror right ones (x -> -x). At last every muscle is split into sixteen strips, and where an outer
 strip slips off its wrap, so that the torque is not kept, the breadth shrinks until it is.
 """
 
@@ -28,14 +28,15 @@ HERE = Path(__file__).parent
 POSES = 200
 SCALES = (1.0, 0.5, 0.25)
 TOLERANCE = 0.008  # torque error of one muscle; leaves room for errors that add up over muscles
-FINE = 8  # strips of the last check, whose outer ones lie further out than two strips do
+FINE = 16  # strips of the last check, whose outer ones lie further out than two strips do
 HALF_STRIP = 1 / np.sqrt(3)  # two strips at +-HALF_STRIP have the spread of many over the breadth
 
 
 class Paths(NamedTuple):
-    """Lengths, forces and moment arms of tendons over poses, on the independent joints."""
+    """Forces and moment arms of muscles over poses, at rest, on the independent joints."""
 
-    force: np.ndarray  # [P, M] N, full activation, at rest
+    passive: np.ndarray  # [P, M] N, without activation
+    active: np.ndarray  # [P, M] N, what full activation adds
     arms: np.ndarray  # [P, M, J] m
 
 
@@ -80,31 +81,27 @@ def coupling_jacobian(model: mujoco.MjModel, qpos: np.ndarray, joints: list[int]
 
 
 def evaluate(model: mujoco.MjModel, poses: np.ndarray, jacobians: np.ndarray) -> Paths:
-    """Force and moment arms of every actuator, in the model's order, over the poses."""
+    """Forces and moment arms of every actuator, in the model's order, over the poses."""
     data = mujoco.MjData(model)
     tendon = model.actuator_trnid[:, 0]
     dense = np.zeros((model.ntendon, model.nv))
-    force, arms = [], []
+    passive, active, arms = [], [], []
     for qpos, jacobian in zip(poses, jacobians, strict=True):
         data.qpos[:] = qpos
         compartments.forward_paths(model, data)
+        mujoco.mj_transmission(model, data)
+        forces = []
+        for activation in (0.0, 1.0):
+            data.act[:] = activation
+            mujoco.mj_fwdActuation(model, data)
+            forces.append(data.actuator_force.copy())
         mujoco.mju_sparse2dense(
             dense, data.ten_J.ravel(), model.ten_J_rownnz, model.ten_J_rowadr, model.ten_J_colind
         )
+        passive.append(forces[0])
+        active.append(forces[1] - forces[0])
         arms.append(dense[tendon] @ jacobian)
-        force.append([
-            _force(model, actuator, data.ten_length[tendon[actuator]])
-            for actuator in range(model.nu)
-        ])
-    return Paths(np.array(force), np.array(arms))
-
-
-def _force(model: mujoco.MjModel, actuator: int, length: float) -> float:
-    span, acc0 = model.actuator_lengthrange[actuator], model.actuator_acc0[actuator]
-    gain, bias = model.actuator_gainprm[actuator, :9], model.actuator_biasprm[actuator, :9]
-    return mujoco.mju_muscleGain(length, 0.0, span, acc0, gain) + mujoco.mju_muscleBias(
-        length, span, acc0, bias
-    )
+    return Paths(np.array(passive), np.array(active), np.array(arms))
 
 
 def anatomical_widths(spec: mujoco.MjSpec, model: mujoco.MjModel, table: dict) -> dict[str, float]:
@@ -153,7 +150,11 @@ def split(parts: int, drop: list[str], fans: dict[str, Fan], poses, jacobians) -
     model = spec.compile()
     paths = evaluate(model, poses, jacobians)
     index = [model.actuator(name).id for name in order]
-    return Paths(paths.force[:, index], paths.arms[:, index])
+    return select(paths, index)
+
+
+def select(paths: Paths, muscles: np.ndarray | list[int]) -> Paths:
+    return Paths(*(array[:, muscles] for array in paths))
 
 
 def rms(x: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -161,15 +162,22 @@ def rms(x: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 def torque_errors(parent: Paths, strips: Paths) -> np.ndarray:
-    """Largest torque error over joints `[M]`, in parts of what the muscle does there."""
-    torque = parent.force[..., None] * parent.arms  # [P, M, J]
-    together = (strips.force[..., None] * strips.arms).reshape(
-        *torque.shape[:2], -1, torque.shape[2]
-    ).sum(2)
-    own = rms(torque)  # [M, J]
+    """Largest torque error over joints `[M]`, in parts of what the muscle does there.
+
+    Active and passive force are held to it separately: their errors have opposite signs, and would
+    cancel at one activation only.
+    """
+    own = rms((parent.active + parent.passive)[..., None] * parent.arms)  # [M, J]
     total = np.sqrt(np.sum(own**2, axis=0))  # [J]
-    muscles = np.sum(own > 0.01 * total, axis=0)
-    return np.max(rms(together - torque) / np.sqrt(own**2 + total**2 / muscles), axis=1)
+    scale = np.sqrt(own**2 + total**2 / np.sum(own > 0.01 * total, axis=0))
+    errors = []
+    for force, strip_force in zip(parent[:2], strips[:2], strict=True):
+        torque = force[..., None] * parent.arms
+        pieces = (strip_force[..., None] * strips.arms).reshape(
+            *torque.shape[:2], -1, torque.shape[-1]
+        )
+        errors.append(np.max(rms(pieces.sum(axis=2) - torque) / scale, axis=1))
+    return np.maximum(*errors)
 
 
 def spread(strips: Paths) -> np.ndarray:
@@ -208,9 +216,9 @@ def choose(names, widths, candidates, drop, parent: Paths, poses, jacobians) -> 
 
 def settle(fans: dict[str, Fan], drop, parent: Paths, poses, jacobians) -> dict[str, Fan]:
     """Narrow the muscles whose torque many strips do not keep."""
-    for _ in range(5):
+    for _ in range(8):
         errors = torque_errors(parent, split(FINE, drop, fans, poses, jacobians))
-        too_wide = [name for name, e in zip(fans, errors, strict=True) if e > 1.2 * TOLERANCE]
+        too_wide = [name for name, e in zip(fans, errors, strict=True) if e > TOLERANCE]
         print(f"{len(too_wide)} muscles too wide for {FINE} strips", flush=True)
         if not too_wide:
             break
@@ -241,8 +249,7 @@ def main() -> None:
     jacobians = np.stack([coupling_jacobian(model, q, joints) for q in poses])
     kept = np.array([a.name not in drop for a in spec.actuators])
     names = [a.name for a, keep in zip(spec.actuators, kept, strict=True) if keep]
-    everything = evaluate(model, poses, jacobians)
-    parent = Paths(everything.force[:, kept], everything.arms[:, kept])
+    parent = select(evaluate(model, poses, jacobians), kept)
 
     widths = anatomical_widths(spec, model, table)
     candidates = directions(spec, model)
