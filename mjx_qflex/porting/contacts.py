@@ -178,7 +178,7 @@ def _floor_jacobian(tree, floor: FloorContacts, world, move, slope) -> tuple[jax
 
     linear = dynamics.point_jacobian(tree, move, slope, point, floor.node)
     rows = jnp.sum(frame[:, :, :, None] * linear[None], axis=1)  # [3 rows, K, nv]
-    slide = floor.friction[:, None] * rows[1:]
+    slide = floor.friction[None, :, None] * rows[1:]
     edges = jnp.stack([rows[0] + slide[0], rows[0] - slide[0], rows[0] + slide[1], rows[0] - slide[1]])
     edges = jnp.swapaxes(edges, 0, 1).reshape(4 * len(floor.node), tree.nv)
     square = floor.friction**2

@@ -167,7 +167,7 @@ def _inertia(tree: Tree, rotation: jax.Array, arm: jax.Array) -> jax.Array:
     second = sum(half[:, k, None] * rotation[None, :, k] for k in range(3))
     # Steiner about a point that is not the centre of mass: both cross terms stay.
     product = arm[:, None] * first[None, :] + first[:, None] * arm[None, :]
-    product = product + mass * arm[:, None] * arm[None, :]
+    product = product + mass[None, None] * arm[:, None] * arm[None, :]
     trace = product[0, 0] + product[1, 1] + product[2, 2]
     moment = trace[None, None] * np.eye(3)[:, :, None] - product + second
     rows = [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]

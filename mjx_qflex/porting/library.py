@@ -31,7 +31,7 @@ def load(name: str, num_actuators: int | None = None) -> PortedBody:
     """
     refuse_unmatched_releases()
     instructions = recipe.read(name)
-    source = recipe.source_spec(instructions, num_actuators).compile()
+    source = recipe.source_model(instructions, num_actuators)
     body_tree = tree.build(source)
     return PortedBody(
         name=instructions.name,
@@ -112,7 +112,7 @@ def _content_key(instructions: recipe.Recipe, source: mujoco.MjModel) -> str:
 def ship_paths(name: str) -> Path:
     """Fits the paths of a body at its recipe's own size and stores them beside the recipe."""
     instructions = recipe.read(name)
-    source = recipe.source_spec(instructions).compile()
+    source = recipe.source_model(instructions)
     fit, _ = fit_paths(instructions, source, tree.build(source))
     path = instructions.folder / "paths.npz"
     write_paths(path, _content_key(instructions, source), fit.groups)

@@ -5,9 +5,11 @@ A recipe is `models/<body>/recipe.toml`; `read` checks it and `source_spec` turn
 which videos show.
 """
 
+import contextlib
 import dataclasses
 import tomllib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,29 @@ def _check_keys(path: Path, data: dict[str, Any]) -> None:
             raise UserError(f"{path}: [{section}] needs {', '.join(missing) or 'to be there'}")
 
 
+def source_model(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjModel:
+    """Compiles the source model with `num_actuators` muscles (None: as many as the recipe says).
+
+    Raises:
+      UserError: the source is missing, or the number of actuators is not possible for this body.
+    """
+    with _quiet_about_prefixes():
+        return source_spec(recipe, num_actuators).compile()
+
+
+@contextlib.contextmanager
+def _quiet_about_prefixes() -> Iterator[None]:
+    """myo_sim attaches limbs without a prefix, on purpose; MuJoCo would warn and write a log file."""
+    previous = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Attaching a spec with an empty prefix")
+            yield
+    finally:
+        mujoco.set_mju_user_warning(previous)
+
+
 def source_spec(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjSpec:
     """Builds the source model's specification with `num_actuators` muscles.
 
@@ -153,8 +178,7 @@ def _load(recipe: Recipe) -> mujoco.MjSpec:
     if source.get("package") == "myo_sim":
         import myo_sim
 
-        with warnings.catch_warnings():  # limbs are attached without a prefix, on purpose
-            warnings.simplefilter("ignore")
+        with _quiet_about_prefixes():
             return myo_sim.load_spec(source["model"])
     if "file" not in source:
         raise UserError(f'{recipe.name}: [source] needs a "file", or package = "myo_sim"')

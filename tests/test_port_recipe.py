@@ -1,0 +1,96 @@
+"""Recipes and the port command: what they refuse, and how they say it."""
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+from mjx_qflex import porting, resources
+from mjx_qflex.errors import UserError
+from mjx_qflex.porting import library, recipe
+
+MINIMAL = """
+[source]
+file = "arm.xml"
+[actuators]
+count = 6
+[solver]
+timestep = 0.002
+iterations = 2
+ls_iterations = 6
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "recipe.toml").write_text(MINIMAL)
+    arm = resources.data_folder("models") / "arm" / "arm.xml"
+    (tmp_path / "arm.xml").write_text(arm.read_text())
+    return tmp_path
+
+
+def test_an_unknown_body_names_the_nearest():
+    with pytest.raises(UserError, match="myo_legs"):
+        porting.load("myo_leg")
+
+
+@pytest.mark.parametrize(
+    ("edit", "what"),
+    [
+        (("[source]", "[sorce]"), "source"),
+        (("iterations = 2", "iteration = 2"), "iterations"),
+        (("timestep = 0.002\n", ""), "timestep"),
+        (("count = 6", "count = [6"), "TOML"),
+        (('file = "arm.xml"', 'file = "leg.xml"'), resources.MODELS_VARIABLE),
+        (("count = 6", "count = 7"), "multiple of 6"),
+        (("[solver]", '[joints]\nlock = ["wrist"]\n[solver]'), "wrist"),
+        (("[solver]", '[contacts]\nfloor = "ground"\n[solver]'), "ground"),
+    ],
+)
+def test_a_broken_recipe_is_refused_in_one_line(folder, edit, what):
+    (folder / "recipe.toml").write_text(MINIMAL.replace(*edit))
+    with pytest.raises(UserError, match=what) as error:
+        library.load(str(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_model_file_is_refused(folder):
+    (folder / "arm.xml").write_text("<mujoco><worldbody>")
+    with pytest.raises(UserError, match="not a model that MuJoCo reads"):
+        recipe.source_spec(recipe.read(str(folder)))
+
+
+@pytest.mark.parametrize("count", [5, 7, 702])
+def test_an_impossible_number_of_actuators_is_refused(count):
+    with pytest.raises(UserError, match=r"arm (cannot have|needs a multiple)"):
+        porting.load("arm", count)
+
+
+def test_mujoco_and_mjx_are_the_same_release(monkeypatch):
+    library.refuse_unmatched_releases()
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "4.0.0" if name == "mujoco" else "3.17.0"
+    )
+    with pytest.raises(UserError, match="pip install mujoco==3.17.0"):
+        library.refuse_unmatched_releases()
+
+
+def run_port(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "mjx_qflex.port", *arguments], capture_output=True, text=True
+    )
+
+
+def test_the_command_prints_the_parity_report():
+    result = run_port("--body=arm", "--no-speed")
+    assert result.returncode == 0, result.stderr
+    for line in ("joint torque, relative RMS, worst joint", "terms", "muscles left exact"):
+        assert line in result.stdout
+
+
+def test_the_command_refuses_an_unknown_body_in_one_line():
+    result = run_port("--body=armm")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1 and "'arm'" in result.stderr
