@@ -155,4 +155,5 @@ def write_paths(path: Path, key: str, groups: tuple[PathGroup, ...]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz")
     os.close(handle)
     np.savez_compressed(temporary, **arrays)
+    os.chmod(temporary, 0o644)
     os.replace(temporary, path)
