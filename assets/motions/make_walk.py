@@ -4,7 +4,7 @@
 
 Hips, knees, ankles and the pelvis start from `normative_gait.csv` (published; its head names the
 table). Everything else is SYNTHETIC, drawn by hand as single harmonics in `synthetic_angles`:
-pelvis rotation, trunk, arms, hip rotation, the foot's small joints, and the pelvis' path.
+the pelvis' rotation and path, trunk and arms; hip rotation and the foot's small joints start at 0.
 
 Angles measured on other people do not put this body's feet on the floor. So a Gauss-Newton search
 over Fourier coefficients bends the leg angles and the pelvis' path as little as possible until, in
@@ -14,6 +14,7 @@ below the floor. The left side is the right side half a cycle later, mirrored.
 
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 import mujoco
 import myo_sim
@@ -167,77 +168,109 @@ def window(phase: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     return ((phase >= span[0]) & (phase <= span[1])).astype(float)
 
 
+class Parameters(NamedTuple):
+    """How the unknowns are laid out: Fourier coefficients by column of qpos, then anchors."""
+
+    columns: list[int]  # of qpos: the right leg's joints, then x, y, z of the pelvis
+    bases: list[np.ndarray]  # [T, coefficients] of each column
+    edges: np.ndarray  # where each column's coefficients begin
+    cost: np.ndarray  # of bending each column
+    anchors: np.ndarray  # [len(DOWN), 2] unknowns that hold where a bearing point rests
+    ridge: np.ndarray  # [unknowns]
+
+    def bend(self, x: np.ndarray, qpos: np.ndarray) -> np.ndarray:
+        bent = qpos.copy()
+        for basis_, column, first, last in self.pieces():
+            bent[:, column] += basis_ @ x[first:last]
+        return bent
+
+    def pieces(self):
+        return zip(self.bases, self.columns, self.edges, self.edges[1:], strict=False)
+
+    def chain(self, slope: np.ndarray, t: int) -> np.ndarray:
+        """Slopes by the columns `[..., columns]` at sample t as slopes by the unknowns."""
+        result = np.zeros((*slope.shape[:-1], len(self.ridge)))
+        for c, (basis_, _, first, last) in enumerate(self.pieces()):
+            result[..., first:last] = slope[..., c, None] * basis_[t]
+        return result
+
+
+def parameters(model: mujoco.MjModel, phase: np.ndarray) -> Parameters:
+    bases = [basis(phase)] * len(LEG) + root_basis(phase)
+    edges = np.cumsum([0] + [b.shape[1] for b in bases])
+    anchors = edges[-1] + np.arange(2 * len(DOWN)).reshape(-1, 2)
+    cost = np.concatenate([LEG_COST, ROOT_COST])
+    ridge = np.full(anchors[-1, -1] + 1, 1e-3)
+    ripple = (harmonic_numbers() / SMOOTH) ** 4  # joints should not ripple
+    for c in range(len(LEG)):
+        ridge[edges[c] : edges[c + 1]] += 0.5 * len(phase) * cost[c] ** 2 * ripple
+    columns = [address(model, f"{name}_r") for name in LEG] + [0, 1, 2]
+    return Parameters(columns, bases, edges, cost, anchors, ridge)
+
+
 def solve(model: mujoco.MjModel, qpos: np.ndarray, phase: np.ndarray) -> np.ndarray:
     """Bend the right leg and the pelvis' path by Gauss-Newton; returns the new `[T, nq]`."""
     data = mujoco.MjData(model)
-    leg = [address(model, f"{name}_r") for name in LEG]
-    low, high = np.array([model.joint(f"{name}_r").range for name in LEG]).T
-    bases = [basis(phase)] * len(LEG) + root_basis(phase)
-    columns = leg + [0, 1, 2]
-    cost = np.concatenate([LEG_COST, ROOT_COST])
-    sizes = np.cumsum([0] + [b.shape[1] for b in bases])
-    unknowns = sizes[-1]
-    anchors = unknowns + np.arange(2 * len(DOWN)).reshape(-1, 2)
-    x = np.zeros(anchors[-1, -1] + 1)
-    ridge = np.full(len(x), 1e-3)
-    for c in range(len(leg)):  # high harmonics cost more: joints should not ripple
-        ripple = (harmonic_numbers() / SMOOTH) ** 4
-        ridge[sizes[c] : sizes[c + 1]] += 0.5 * len(phase) * cost[c] ** 2 * ripple
+    unknowns = parameters(model, phase)
+    x = np.zeros(len(unknowns.ridge))
     points = np.array([foot_points(model, data, q) for q in qpos])
     for row, (point, span) in enumerate(DOWN.items()):
-        on = window(phase, span) > 0
-        x[anchors[row]] = points[on, point, :2].mean(0)
-
+        x[unknowns.anchors[row]] = points[window(phase, span) > 0, point, :2].mean(0)
     for iteration in range(25):
-        moved = qpos.copy()
-        for b, column, first, last in zip(bases, columns, sizes, sizes[1:], strict=False):
-            moved[:, column] += b @ x[first:last]
+        moved = unknowns.bend(x, qpos)
         rows, residuals = [], []
         for t in range(len(phase)):
-            value = foot_points(model, data, moved[t])
-            slope = np.zeros((*value.shape, len(columns)))
-            for c, column in enumerate(leg):
-                q = moved[t].copy()
-                q[column] += 1e-5
-                slope[..., c] = (foot_points(model, data, q) - value) / 1e-5
-            slope[..., len(leg) :] = np.eye(3)
-            chain = np.zeros((*value.shape, len(x)))
-            for c, (b, first, last) in enumerate(zip(bases, sizes, sizes[1:], strict=False)):
-                chain[..., first:last] = slope[..., c, None] * b[t]
-            _contact_rows(phase[t], value, chain, anchors, x, rows, residuals)
-            bent = moved[t, columns] - qpos[t, columns]
-            prior = np.zeros((len(columns), len(x)))
-            for c, (b, first, last) in enumerate(zip(bases, sizes, sizes[1:], strict=False)):
-                prior[c, first:last] = cost[c] * b[t]
-            rows.append(prior)
-            residuals.append(cost * bent)
-            angle = moved[t, leg]
-            for c in np.nonzero((angle < low + 0.03) | (angle > high - 0.03))[0]:
-                limit = np.clip(angle[c], low[c] + 0.03, high[c] - 0.03)
-                rows.append(30 * prior[c : c + 1] / cost[c])
-                residuals.append([30 * (angle[c] - limit)])
+            value, slope = foot_slopes(model, data, moved[t], unknowns.columns)
+            _contact_rows(
+                phase[t], value, unknowns.chain(slope, t), unknowns.anchors, x, rows, residuals
+            )
+            _prior_rows(model, moved[t], qpos[t], unknowns, t, rows, residuals)
         a, r = np.concatenate(rows), np.concatenate(residuals)
-        step = np.linalg.solve(a.T @ a + np.diag(ridge), a.T @ r + ridge * x)
+        step = np.linalg.solve(a.T @ a + np.diag(unknowns.ridge), a.T @ r + unknowns.ridge * x)
         x = x - step
         if iteration % 6 == 0 or np.linalg.norm(step) < 1e-4:
             print(f"iteration {iteration}: cost {r @ r:.4f}, step {np.linalg.norm(step):.1e}")
         if np.linalg.norm(step) < 1e-4:
             break
-    for b, column, first, last in zip(bases, columns, sizes, sizes[1:], strict=False):
-        qpos[:, column] += b @ x[first:last]
-    return qpos
+    return unknowns.bend(x, qpos)
+
+
+def foot_slopes(
+    model: mujoco.MjModel, data: mujoco.MjData, qpos: np.ndarray, columns: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`foot_points [8, 3]` and their slopes `[8, 3, columns]`; the last three columns are xyz."""
+    value = foot_points(model, data, qpos)
+    slope = np.zeros((*value.shape, len(columns)))
+    for c, column in enumerate(columns[:-3]):
+        moved = qpos.copy()
+        moved[column] += 1e-5
+        slope[..., c] = (foot_points(model, data, moved) - value) / 1e-5
+    slope[..., -3:] = np.eye(3)
+    return value, slope
+
+
+def _prior_rows(model, bent, qpos, unknowns: Parameters, t, rows, residuals) -> None:
+    """Append the cost of bending, and what lies within 0.03 rad of a joint's limit."""
+    prior = unknowns.chain(np.diag(unknowns.cost), t)
+    rows.append(prior)
+    residuals.append(unknowns.cost * (bent - qpos)[unknowns.columns])
+    for c, name in enumerate(LEG):
+        low, high = model.joint(f"{name}_r").range
+        angle = bent[unknowns.columns[c]]
+        beyond = angle - np.clip(angle, low + 0.03, high - 0.03)
+        if beyond:
+            rows.append(30.0 * prior[c : c + 1] / unknowns.cost[c])
+            residuals.append([30.0 * beyond])
 
 
 def _contact_rows(phase, value, chain, anchors, x, rows, residuals) -> None:
     """Append what the foot's points miss: floor and anchor in stance, clearance in swing."""
+    weight = np.array([60.0, 60.0, 80.0])
     for row, (point, span) in enumerate(DOWN.items()):
         if window(phase, span):
-            slope = chain[point].copy()
-            slope[0, anchors[row, 0]] -= 1.0
-            slope[1, anchors[row, 1]] -= 1.0
-            miss = value[point].copy()
+            slope, miss = chain[point].copy(), value[point].copy()
+            slope[[0, 1], anchors[row]] -= 1.0
             miss[:2] -= x[anchors[row]]
-            weight = np.array([60.0, 60.0, 80.0])
             rows.append(weight[:, None] * slope)
             residuals.append(weight * miss)
     floor = CLEARANCE if window(phase, SWING) else 0.0
@@ -269,9 +302,9 @@ def write(model: mujoco.MjModel, qpos: np.ndarray) -> None:
     table = np.concatenate([qpos, last])[:, columns]
     with (HERE / "human_walk.csv").open("w", newline="") as file:
         file.write(
-            "# Walking at 1.25 m/s, one cycle from right contact to right contact, made by\n"
-            "# make_walk.py: hips, knees, ankles, pelvis tilt and obliquity from normative_gait.csv,\n"
-            "# bent until the feet stay on the floor; all other columns are SYNTHETIC.\n"
+            "# Walking at 1.25 m/s, one cycle from right contact to right contact (make_walk.py).\n"
+            "# Hip flexion and adduction, knees, ankles, pelvis tilt and obliquity come from\n"
+            "# normative_gait.csv, bent until the feet stay on the floor. The rest is SYNTHETIC.\n"
         )
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["time", *root, *joints])
