@@ -81,7 +81,7 @@ def fit_paths(
     test = fitting.sample(
         source, body_tree, fitting.random_poses(ranges, tolerance.num_test_poses, tolerance.seed + 1)
     )
-    peak = muscle.MuscleConstants.from_model(source).peak_force
+    peak = muscle.MuscleConstants.from_model(source).active.peak_force
     return fitting.fit(train, test, ranges, peak, tolerance), test
 
 

@@ -11,39 +11,86 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from mjx_qflex.errors import UserError
+
 _TINY = mujoco.mjMINVAL
 
 
 @dataclasses.dataclass(frozen=True)
-class MuscleConstants:
-    """Parameters of A muscles, arrays `[A]`; lengths in m, forces in N, times in s."""
+class Scale:
+    """How a path length becomes a normalised fibre length, arrays `[A]`."""
 
-    peak_force: np.ndarray
-    reference_length: np.ndarray  # shortest length of the operating range
+    peak_force: np.ndarray  # N
+    reference_length: np.ndarray  # m, shortest length of the operating range
     reference_normalized: np.ndarray  # the same in units of the optimal fibre length
-    optimal_length: np.ndarray
-    shortest: np.ndarray  # normalised lengths at which the active force vanishes
-    longest: np.ndarray
-    max_velocity: np.ndarray  # optimal lengths per second
-    passive_scale: np.ndarray  # passive force at the longest normalised length, times peak
+    optimal_length: np.ndarray  # m
+    longest: np.ndarray  # normalised length at which the active force vanishes
+
+    @classmethod
+    def from_parameters(cls, model: mujoco.MjModel, parameters: np.ndarray) -> "Scale":
+        """Reads `actuator_gainprm` or `actuator_biasprm [A, ...]`."""
+        low, high, force, scale, _, longest = parameters[:, :6].T
+        peak = np.where(force < 0, scale / np.maximum(_TINY, model.actuator_acc0), force)
+        start, end = model.actuator_lengthrange.T
+        optimal = np.maximum(_TINY, (end - start) / np.maximum(_TINY, high - low))
+        return cls(peak, start, low, optimal, longest)
+
+    def normalized(self, length: jax.Array) -> jax.Array:
+        """Normalised fibre lengths `[A]` of path lengths `[A]` in m."""
+        return self.reference_normalized + (length - self.reference_length) / self.optimal_length
+
+
+@dataclasses.dataclass(frozen=True)
+class MuscleConstants:
+    """Parameters of A muscles, arrays `[A]`; velocities in optimal lengths/s, times in s.
+
+    MuJoCo scales active and passive force apart (gain and bias parameters); sources use it: two
+    muscles of MyoFullBody have different values there.
+    """
+
+    active: Scale
+    passive: Scale
+    shortest: np.ndarray  # normalised length at which the active force vanishes
+    max_velocity: np.ndarray
     eccentric_gain: np.ndarray  # active force at saturating lengthening velocity
+    passive_gain: np.ndarray  # passive force at the longest normalised length, times peak
     activation_time: np.ndarray
     deactivation_time: np.ndarray
     smoothing_width: np.ndarray
 
     @classmethod
     def from_model(cls, model: mujoco.MjModel) -> "MuscleConstants":
-        """Reads the parameters of all actuators of `model`, which must all be muscles."""
-        gain = model.actuator_gainprm
-        low, high, force, scale, shortest, longest, velocity, passive, eccentric = gain[:, :9].T
-        peak = np.where(force < 0, scale / np.maximum(_TINY, model.actuator_acc0), force)
-        length_range = model.actuator_lengthrange
-        optimal = (length_range[:, 1] - length_range[:, 0]) / np.maximum(_TINY, high - low)
+        """Reads the parameters of all actuators of `model`.
+
+        Raises:
+          UserError: an actuator is no muscle.
+        """
+        others = np.flatnonzero(model.actuator_gaintype != mujoco.mjtGain.mjGAIN_MUSCLE)
+        if len(others):
+            name = model.actuator(int(others[0])).name
+            raise UserError(f"actuator {name!r} is no muscle; only muscles can be ported")
+        gain, bias = model.actuator_gainprm, model.actuator_biasprm
         rise, fall, width = model.actuator_dynprm[:, :3].T
         return cls(
-            peak, length_range[:, 0], low, np.maximum(_TINY, optimal), shortest, longest, velocity,
-            passive, eccentric, rise, fall, width,
-        )  # fmt: skip
+            active=Scale.from_parameters(model, gain),
+            passive=Scale.from_parameters(model, bias),
+            shortest=gain[:, 4],
+            max_velocity=gain[:, 6],
+            eccentric_gain=gain[:, 8],
+            passive_gain=bias[:, 7],
+            activation_time=rise,
+            deactivation_time=fall,
+            smoothing_width=width,
+        )
+
+    def without_force(self) -> "MuscleConstants":
+        """The same muscles, too weak to pull."""
+        none = np.zeros_like(self.active.peak_force)
+        return dataclasses.replace(
+            self,
+            active=dataclasses.replace(self.active, peak_force=none),
+            passive=dataclasses.replace(self.passive, peak_force=none),
+        )
 
 
 def force(
@@ -58,23 +105,24 @@ def force(
       activation: activations `[A]` in [0, 1].
     """
     c = constants
-    normalized = c.reference_normalized + (length - c.reference_length) / c.optimal_length
-    speed = velocity / np.maximum(_TINY, c.optimal_length * c.max_velocity)
-    active = _active_length_gain(c, normalized) * _velocity_gain(c, speed)
-    return -c.peak_force * (active * activation + _passive_gain(c, normalized))
+    speed = velocity / np.maximum(_TINY, c.active.optimal_length * c.max_velocity)
+    gain = _active_length_gain(c, c.active.normalized(length)) * _velocity_gain(c, speed)
+    passive = c.passive.peak_force * _passive_gain(c, c.passive.normalized(length))
+    return -(c.active.peak_force * gain * activation + passive)
 
 
 def _active_length_gain(c: MuscleConstants, length: jax.Array) -> jax.Array:
     """Four parabolas that meet at the midpoints between the optimum and either end."""
-    left, right = 0.5 * (c.shortest + 1), 0.5 * (1 + c.longest)
+    longest = c.active.longest
+    left, right = 0.5 * (c.shortest + 1), 0.5 * (1 + longest)
     rising = 0.5 * jnp.square((length - c.shortest) / np.maximum(_TINY, left - c.shortest))
     before = 1 - 0.5 * jnp.square((1 - length) / np.maximum(_TINY, 1 - left))
     after = 1 - 0.5 * jnp.square((length - 1) / np.maximum(_TINY, right - 1))
-    falling = 0.5 * jnp.square((c.longest - length) / np.maximum(_TINY, c.longest - right))
+    falling = 0.5 * jnp.square((longest - length) / np.maximum(_TINY, longest - right))
     gain = jnp.where(length <= right, after, falling)
     gain = jnp.where(length <= 1, before, gain)
     gain = jnp.where(length <= left, rising, gain)
-    return jnp.where((length >= c.shortest) & (length <= c.longest), gain, 0.0)
+    return jnp.where((length >= c.shortest) & (length <= longest), gain, 0.0)
 
 
 def _velocity_gain(c: MuscleConstants, speed: jax.Array) -> jax.Array:
@@ -87,12 +135,12 @@ def _velocity_gain(c: MuscleConstants, speed: jax.Array) -> jax.Array:
 
 def _passive_gain(c: MuscleConstants, length: jax.Array) -> jax.Array:
     """Half-quadratic from the optimum to its midpoint with the longest length, then linear."""
-    knee = 0.5 * (1 + c.longest)
+    knee = 0.5 * (1 + c.passive.longest)
     reach = np.maximum(_TINY, knee - 1)
     curved = 0.5 * jnp.square((length - 1) / reach)
     straight = 0.5 + (length - knee) / reach
     gain = jnp.where(length <= knee, curved, straight)
-    return c.passive_scale * jnp.where(length <= 1, 0.0, gain)
+    return c.passive_gain * jnp.where(length <= 1, 0.0, gain)
 
 
 def activation_rate(

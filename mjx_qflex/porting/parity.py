@@ -78,7 +78,7 @@ def force_error(body: PortedBody, seed: int = 0, num_states: int = 50) -> float:
             jnp.asarray(data.actuator_velocity, jnp.float32),
             jnp.asarray(data.act, jnp.float32),
         )
-        floor = 1e-3 * body.muscle_constants.peak_force
+        floor = 1e-3 * body.muscle_constants.active.peak_force
         scale = np.maximum(np.abs(data.actuator_force), floor)
         worst = max(worst, float(np.max(np.abs(mine - data.actuator_force) / scale)))
     return worst
@@ -87,18 +87,17 @@ def force_error(body: PortedBody, seed: int = 0, num_states: int = 50) -> float:
 def random_states(
     body: PortedBody, rng: np.random.Generator, num: int, speed: float = 0.5, spread: float = 0.1
 ) -> list[PhysicsState]:
-    """States near the reference pose, within limits, with random velocities and activations."""
-    tree, home = body.tree, body.initial_state()
-    first = 7 * tree.num_free
-    low, high = np.full(body.nq, -np.inf), np.full(body.nq, np.inf)
-    width = tree.limit_range[:, 1] - tree.limit_range[:, 0]
-    low[tree.num_free + tree.limit_dof] = tree.limit_range[:, 0] + 0.05 * width
-    high[tree.num_free + tree.limit_dof] = tree.limit_range[:, 1] - 0.05 * width
+    """States with random velocities, near the reference pose but well inside the fitted ranges."""
+    home = body.initial_state()
+    first = 7 * body.tree.num_free
+    ranges = fitting.joint_ranges(body.tree, recipe.read(body.name).ranges)
+    margin = 0.2 * (ranges[:, 1] - ranges[:, 0])
     states = []
     for _ in range(num):
         qpos = np.array(home.qpos, np.float64)
-        qpos[first:] += spread * rng.normal(size=body.nq - first)
-        qpos = np.clip(qpos, low, high)
+        inside = np.clip(qpos[first:], ranges[:, 0] + margin, ranges[:, 1] - margin)
+        qpos[first:] = inside + spread * rng.normal(size=body.nq - first)
+        qpos[first:] = np.clip(qpos[first:], *ranges.T)
         states.append(
             PhysicsState(
                 jnp.asarray(qpos, jnp.float32),
@@ -134,9 +133,8 @@ def motion_error(
     stiffen_couplings(model)
     body = without_contacts(body)
     if not muscles:
-        peak = np.zeros_like(body.muscle_constants.peak_force)
-        constants = dataclasses.replace(body.muscle_constants, peak_force=peak)
-        body = dataclasses.replace(body, muscle_constants=constants)
+        weak = body.muscle_constants.without_force()
+        body = dataclasses.replace(body, muscle_constants=weak)
     advance = jax.jit(
         lambda state, ctrl: body.advance(state, ctrl, num_steps)[0],
         compiler_options=body.compiler_options,
