@@ -38,10 +38,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare a ported body with C MuJoCo's simulation of the unported model.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--body", required=True, help="name of a body, or a folder with recipe.toml")
+    parser.add_argument(
+        "--body", required=True, help="name of a body, or a folder with recipe.toml"
+    )
     parser.add_argument("--num_actuators", type=int, help="None: as many as the recipe says")
     parser.add_argument("--speed", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--raw_limit", type=float, default=240.0, help="seconds a raw MJX run may take")
+    parser.add_argument(
+        "--raw_limit", type=float, default=240.0, help="seconds a raw MJX run may take"
+    )
     parser.add_argument("--output", help="folder for the report as JSON and Markdown")
     parser.add_argument("--write", action="store_true", help="store fitted paths beside the recipe")
     return parser
@@ -105,7 +109,10 @@ def _speed_lines(report: dict[str, Any]) -> list[str]:
 
     results = report["speed"]
     port, reference = best(results["port"]), results["C MuJoCo"]
-    lines = ["| physics steps/s | batch 8 | 16 | 32 | 64 | port is faster by |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| physics steps/s | batch 8 | 16 | 32 | 64 | port is faster by |",
+        "|---|---|---|---|---|---|",
+    ]
     for title in ("port", "raw MJX, own options", "raw MJX, equal iterations"):
         cells = []
         for measurement in results[title].values():

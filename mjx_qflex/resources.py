@@ -1,4 +1,4 @@
-"""Where the data that ships with the package lies, in a source checkout and in an installed wheel."""
+"""Where shipped data lies, in a source checkout and in an installed wheel."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ def data_folder(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Returns the user's folder for compiled bodies (`$MJX_QFLEX_CACHE`, else `~/.cache/mjx_qflex`)."""
+    """Returns the user's cache folder: `$MJX_QFLEX_CACHE`, else `~/.cache/mjx_qflex`."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mjx_qflex"
     return Path(os.environ.get(CACHE_VARIABLE) or default)
 

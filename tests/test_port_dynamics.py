@@ -128,9 +128,7 @@ def test_feet_on_the_floor_follow_c_mujoco(legs):
 
 def test_limits_push_back_as_in_c_mujoco():
     arm = porting.load("arm")
-    state = arm.initial_state()._replace(
-        qpos=jnp.array([1.85, -0.05]), qvel=jnp.array([1.0, -1.0])
-    )
+    state = arm.initial_state()._replace(qpos=jnp.array([1.85, -0.05]), qvel=jnp.array([1.0, -1.0]))
     data = mujoco.MjData(arm.source)
     parity.set_source_state(arm, data, state)
     for _ in range(20):
@@ -145,9 +143,7 @@ def test_the_same_physics_alone_and_in_a_batch(legs):
     batch = jax.tree.map(lambda *x: jnp.stack(x), *states)
     ctrl = jnp.full(legs.nu, 0.2)
     step = jax.jit(legs.step, compiler_options=legs.compiler_options)
-    steps = jax.jit(
-        jax.vmap(legs.step, in_axes=(0, None)), compiler_options=legs.compiler_options
-    )
+    steps = jax.jit(jax.vmap(legs.step, in_axes=(0, None)), compiler_options=legs.compiler_options)
     together = steps(batch, ctrl)[0]
     for i, state in enumerate(states):
         np.testing.assert_allclose(together.qvel[i], step(state, ctrl)[0].qvel, atol=2e-4)

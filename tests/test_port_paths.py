@@ -45,7 +45,9 @@ def test_a_path_continues_linearly_outside_its_range(one_path):
         c = np.clip(q, [-1, 0], [1, 2])
         arms = np.array([2 * c[0] * c[1], c[0] ** 2])
         state = paths.evaluate((one_path,), jnp.asarray(q, jnp.float32))
-        np.testing.assert_allclose(state.length[0], 1 + c[0] ** 2 * c[1] + arms @ (q - c), rtol=1e-6)
+        np.testing.assert_allclose(
+            state.length[0], 1 + c[0] ** 2 * c[1] + arms @ (q - c), rtol=1e-6
+        )
         np.testing.assert_allclose(state.arms[0][:, 0], arms, rtol=1e-5, atol=1e-6)
         assert bool(state.outside[0])
     assert not bool(paths.evaluate((one_path,), jnp.array([0.9, 1.9])).outside[0])

@@ -164,7 +164,7 @@ class PortedBody:
     def advance(
         self, state: PhysicsState, ctrl: jax.Array, num_steps: int
     ) -> tuple[PhysicsState, jax.Array]:
-        """`num_steps` physics steps under constant `ctrl [nu]`; returns the last acceleration too."""
+        """`num_steps` physics steps under constant `ctrl [nu]`, with the last acceleration."""
 
         def body(carry, _):
             return self.step(carry[0], ctrl), None
@@ -194,7 +194,7 @@ class PortedBody:
         return Muscles(path.length, velocity, force, jnp.mean(path.outside.astype(jnp.float32)))
 
     def source_qpos(self, qpos: np.ndarray | jax.Array) -> np.ndarray:
-        """Returns the source model's qpos `[..., source nq]`; couplings give back what they drive."""
+        """Returns the source model's qpos `[..., source nq]`, coupled joints included."""
         qpos = np.asarray(qpos, np.float64)
         tree, free = self.tree, 7 * self.tree.num_free
         flat = qpos.reshape(-1, self.nq)

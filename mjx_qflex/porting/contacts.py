@@ -18,7 +18,11 @@ from mjx_qflex.porting.tree import Tree, _rotation
 
 _PLANE, _SPHERE, _CAPSULE = (
     int(t)
-    for t in (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CAPSULE)
+    for t in (
+        mujoco.mjtGeom.mjGEOM_PLANE,
+        mujoco.mjtGeom.mjGEOM_SPHERE,
+        mujoco.mjtGeom.mjGEOM_CAPSULE,
+    )
 )
 
 
@@ -94,7 +98,7 @@ def _end_spheres(model: mujoco.MjModel, tree: Tree, geom: int, plane: int) -> li
     kind = model.geom_type[geom]
     if kind not in (_SPHERE, _CAPSULE):
         raise UserError(
-            f"geom {model.geom(geom).name!r} is neither sphere nor capsule; contacts need one of them"
+            f"geom {model.geom(geom).name!r} is no sphere and no capsule; contacts need one"
         )
     body = model.geom_bodyid[geom]
     rotation = tree.body_rotation[body]
@@ -143,9 +147,7 @@ def constraint_rows(
     jacobian, distance, weight = _floor_jacobian(tree, floor, world, move, slope)
     along = dynamics.matmul(jacobian, qvel)
     solref, solimp = np.repeat(floor.solref, 4, 0), np.repeat(floor.solimp, 4, 0)
-    contact_reference, contact_stiffness = _soft(
-        distance, along, weight, solref, solimp, timestep
-    )
+    contact_reference, contact_stiffness = _soft(distance, along, weight, solref, solimp, timestep)
     return Rows(sign, reference, stiffness, jacobian, contact_reference, contact_stiffness)
 
 
@@ -179,7 +181,9 @@ def _floor_jacobian(tree, floor: FloorContacts, world, move, slope) -> tuple[jax
     linear = dynamics.point_jacobian(tree, move, slope, point, floor.node)
     rows = jnp.sum(frame[:, :, :, None] * linear[None], axis=1)  # [3 rows, K, nv]
     slide = floor.friction[None, :, None] * rows[1:]
-    edges = jnp.stack([rows[0] + slide[0], rows[0] - slide[0], rows[0] + slide[1], rows[0] - slide[1]])
+    edges = jnp.stack(
+        [rows[0] + slide[0], rows[0] - slide[0], rows[0] + slide[1], rows[0] - slide[1]]
+    )
     edges = jnp.swapaxes(edges, 0, 1).reshape(4 * len(floor.node), tree.nv)
     square = floor.friction**2
     weight = floor.weight * (1 + square) * 2 * square
@@ -203,9 +207,7 @@ def _soft(
     width = np.maximum(mujoco.mjMINVAL, solimp[:, 2])
     mid, power = np.clip(solimp[:, 3], low, high), np.maximum(1, solimp[:, 4])
     time = np.maximum(solref[:, 0], 2 * timestep)
-    stiff = np.where(
-        solref[:, 0] > 0, 1 / (d1 * time * solref[:, 1]) ** 2, -solref[:, 0] / d1**2
-    )
+    stiff = np.where(solref[:, 0] > 0, 1 / (d1 * time * solref[:, 1]) ** 2, -solref[:, 0] / d1**2)
     damp = np.where(solref[:, 1] > 0, 2 / (d1 * time), -solref[:, 1] / d1)
 
     x = jnp.minimum(jnp.abs(position) / width, 1.0)

@@ -98,10 +98,14 @@ def fit(
 ) -> PathFit:
     """Fits all muscles; `ranges [R, 2]` bounds the poses, `peak_force [A]` weighs torques."""
     num = train.length.shape[1]
-    pairs = sorted({*zip(train.pair_muscle, train.pair_joint), *zip(test.pair_muscle, test.pair_joint)})
+    pairs = {
+        (int(muscle), int(joint))
+        for samples in (train, test)
+        for muscle, joint in zip(samples.pair_muscle, samples.pair_joint, strict=True)
+    }
     spanned: dict[int, list[int]] = {muscle: [] for muscle in range(num)}
-    for muscle, joint in pairs:
-        spanned[int(muscle)].append(int(joint))
+    for muscle, joint in sorted(pairs):
+        spanned[muscle].append(joint)
     allowed = _allowed_arm_error(test, peak_force, ranges.shape[0], tolerance.moment_arm)
 
     by_joints: dict[tuple[int, ...], list[int]] = {}
@@ -152,7 +156,9 @@ def _fit_group(
     a, b = np.concatenate(rows), np.concatenate(targets)
     gram = a.T @ a
     scale = 1 / np.sqrt(np.diag(gram))
-    solution = np.linalg.lstsq(gram * scale[:, None] * scale, scale[:, None] * (a.T @ b), rcond=1e-13)
+    solution = np.linalg.lstsq(
+        gram * scale[:, None] * scale, scale[:, None] * (a.T @ b), rcond=1e-13
+    )
     coefficients = (scale[:, None] * solution[0]).T
     return PathGroup(muscles, joints, center, half, degree, coefficients)
 

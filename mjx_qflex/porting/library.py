@@ -79,7 +79,9 @@ def fit_paths(
         source, body_tree, fitting.random_poses(ranges, tolerance.num_poses, tolerance.seed)
     )
     test = fitting.sample(
-        source, body_tree, fitting.random_poses(ranges, tolerance.num_test_poses, tolerance.seed + 1)
+        source,
+        body_tree,
+        fitting.random_poses(ranges, tolerance.num_test_poses, tolerance.seed + 1),
     )
     peak = muscle.MuscleConstants.from_model(source).active.peak_force
     return fitting.fit(train, test, ranges, peak, tolerance), test

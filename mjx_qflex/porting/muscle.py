@@ -146,7 +146,7 @@ def _passive_gain(c: MuscleConstants, length: jax.Array) -> jax.Array:
 def activation_rate(
     constants: MuscleConstants, excitation: jax.Array, activation: jax.Array
 ) -> jax.Array:
-    """Returns the time derivative `[A]` of activation, 1/s (Millard et al. 2013's time constants)."""
+    """Returns the time derivative `[A]` of activation, 1/s (time constants: Millard 2013)."""
     c = constants
     bounded = jnp.clip(activation, 0, 1)
     difference = jnp.clip(excitation, 0, 1) - activation

@@ -105,9 +105,7 @@ def evaluate(groups: tuple[PathGroup, ...], q: jax.Array) -> PathState:
         arms.append(values[1:])
         outside.append(jnp.broadcast_to(jnp.any(x != clipped), (num_muscles,)))
     order = np.argsort(np.concatenate([group.muscles for group in groups]))
-    return PathState(
-        jnp.concatenate(lengths)[order], tuple(arms), jnp.concatenate(outside)[order]
-    )
+    return PathState(jnp.concatenate(lengths)[order], tuple(arms), jnp.concatenate(outside)[order])
 
 
 def velocity(groups: tuple[PathGroup, ...], path: PathState, qdot: jax.Array) -> jax.Array:

@@ -59,7 +59,9 @@ class Recipe:
 
 def body_names() -> list[str]:
     """Returns the names of the bodies that ship with the library."""
-    return sorted(path.parent.name for path in resources.data_folder("models").glob("*/recipe.toml"))
+    return sorted(
+        path.parent.name for path in resources.data_folder("models").glob("*/recipe.toml")
+    )
 
 
 def read(name: str) -> Recipe:
@@ -124,7 +126,7 @@ def source_model(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjM
 
 @contextlib.contextmanager
 def _quiet_about_prefixes() -> Iterator[None]:
-    """myo_sim attaches limbs without a prefix, on purpose; MuJoCo would warn and write a log file."""
+    """myo_sim attaches limbs without a prefix, on purpose; MuJoCo would write a log of it."""
     previous = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
     try:

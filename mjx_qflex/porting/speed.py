@@ -27,15 +27,15 @@ CONTROL_STEPS = 10  # physics steps under one excitation
 
 def measure_port(body: PortedBody, batch: int, num_steps: int = 200) -> dict[str, float]:
     """Steps/s of `batch` worlds under random excitations, compile time apart."""
-    state = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (batch, *x.shape)), body.initial_state()
-    )
+    state = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape)), body.initial_state())
 
     def advance(state, key):
         def control_step(carry, key):
             return body.advance(carry, jax.random.uniform(key, (body.nu,)), CONTROL_STEPS)[0], None
 
-        return jax.lax.scan(control_step, state, jax.random.split(key, num_steps // CONTROL_STEPS))[0]
+        return jax.lax.scan(control_step, state, jax.random.split(key, num_steps // CONTROL_STEPS))[
+            0
+        ]
 
     keys = jax.random.split(jax.random.key(0), batch)
     return _time(jax.vmap(advance), (state, keys), body.compiler_options, batch * num_steps)
@@ -103,7 +103,10 @@ def compare(body: PortedBody, raw_limit_s: float) -> dict[str, Any]:
     port = {batch: measure_port(body, batch) for batch in BATCHES}
     result: dict[str, Any] = {"C MuJoCo": measure_c(body), "port": port}
     iterations = f"{body.iterations}x{body.ls_iterations}"
-    for title, options in (("raw MJX, own options", "own"), ("raw MJX, equal iterations", iterations)):
+    for title, options in (
+        ("raw MJX, own options", "own"),
+        ("raw MJX, equal iterations", iterations),
+    ):
         result[title] = {
             batch: _measure_raw_apart(body, batch, options, raw_limit_s) for batch in BATCHES
         }

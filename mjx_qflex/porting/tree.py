@@ -207,7 +207,9 @@ def _coupling(model: mujoco.MjModel, scalar: list[int]) -> Coupling:
         joint, other = model.eq_obj1id[e], model.eq_obj2id[e]
         i = place[joint]
         if i in dependent:
-            raise UserError(f"joint {model.joint(joint).name!r} is coupled twice; keep one coupling")
+            raise UserError(
+                f"joint {model.joint(joint).name!r} is coupled twice; keep one coupling"
+            )
         dependent.add(i)
         coefficients[i] = model.eq_data[e, :5]
         if other >= 0:

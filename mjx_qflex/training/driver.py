@@ -183,7 +183,9 @@ class _Run:
 
         def prefill() -> RunState:
             state = self.loop.init(jax.random.PRNGKey(self.config.seed))
-            return jax.block_until_ready(self.loop.prefill(state))
+            state = self.loop.prefill(state)
+            jax.block_until_ready(state.device)
+            return state
 
         self.state = self.interrupt.attempt(prefill)
         seconds = time.perf_counter() - start
