@@ -319,3 +319,33 @@ def test_help_shows_the_real_defaults(capsys):
 
     assert evaluate.main(["--help"]) == 0
     assert "(default: 64)" in capsys.readouterr().out
+
+
+def test_ms_human_walk_from_end_to_end(command, tmp_path):
+    """The main job in small: 700 actuators, trained, stopped, resumed, evaluated and filmed."""
+    folder = tmp_path / "run"
+    flags = (
+        "--task=ms_human_walk", "--preset=cpu", "--num_envs=8", "--total_steps=320",
+        "--set", "loop.steps_per_epoch=5", "--set", "loop.batch_size=16",
+        "--set", "loop.prefill_transitions=80", "--set", "loop.replay_capacity=400",
+        "--set", "loop.eval_envs=4", "--set", "evaluations=1", "--set", "algo.width=16",
+        "--set", "algo.depth=1", f"--logdir={folder}",
+    )  # fmt: skip
+    process = command("train", *flags)
+    wait_for(process, "checkpoint at 120 transitions")
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process)
+    assert (code, err) == (0, ""), out + err
+    assert len(read_rows(folder)) < 6
+
+    code, out, err = finish(command("train", *flags), timeout=600.0)
+    assert (code, err) == (0, ""), out + err
+    rows = read_rows(folder)
+    assert [int(row["transitions"]) for row in rows] == list(range(120, 321, 40))
+    assert all(float(row["nonfinite_worlds"]) == 0 for row in rows)
+    report = (folder / "report.md").read_text()
+    assert "700 actuators" in report
+    assert "zero excitation" in report
+    clip = read_clip(folder / "video.mp4")
+    assert clip.fps == 50.0
+    assert len(clip.frames) > 10

@@ -23,7 +23,7 @@ from mjx_qflex.training.loop import Loop, RunState, make_loop
 from mjx_qflex.training.metrics import GIB, duration
 from mjx_qflex.types import Algorithm
 
-MAX_EPOCH_SECONDS = 10.0  # how long a Ctrl-C may wait
+MAX_EPOCH_SECONDS = 12.0  # how long a Ctrl-C may wait
 AIMED_EPOCH_SECONDS = 5.0  # of epochs that are shortened
 LINE_SECONDS = 5.0  # between progress lines; a fast device has several epochs a second
 # A checkpoint is written when it costs at most this share of the time since the last one.
