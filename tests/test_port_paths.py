@@ -17,7 +17,7 @@ SHIPPED = ["arm", "myo_legs", "ms_human"]
 def test_monomials_and_their_derivatives():
     x = np.random.default_rng(0).uniform(-1, 1, size=3)
     values = paths.monomials(x, 4)
-    exponents = paths._exponents(3, 4)
+    exponents = paths.exponents(3, 4)
     assert len(values) == 35 == len({tuple(e) for e in exponents})
     np.testing.assert_allclose(values, np.prod(x**exponents, axis=1), rtol=1e-12)
     gradient = jax.jacobian(lambda y: paths.monomials(y, 4))(jnp.asarray(x))
@@ -29,7 +29,7 @@ def test_monomials_and_their_derivatives():
 @pytest.fixture
 def one_path():
     """L(q) = 1 + q0^2 q1 over q0 in [-1, 1] and q1 in [0, 2]."""
-    exponents = paths._exponents(2, 3)
+    exponents = paths.exponents(2, 3)
     coefficients = np.zeros((1, len(exponents)))
     for power, factor in (((0, 0), 1.0), ((2, 0), 1.0), ((2, 1), 1.0)):  # x1 = q1 - 1
         coefficients[0, exponents.tolist().index(list(power))] = factor

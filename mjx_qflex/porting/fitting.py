@@ -6,15 +6,16 @@ both hold their tolerance on poses that the fit never saw.
 """
 
 import dataclasses
+import math
 
 import mujoco
 import numpy as np
 
 from mjx_qflex.porting.paths import (
     PathGroup,
+    exponents,
     length_and_arm_coefficients,
     monomial_derivatives,
-    monomials,
 )
 from mjx_qflex.porting.tree import Tree, source_positions
 
@@ -124,7 +125,7 @@ def fit(
                 break
         groups.append(group)
         length_rms[muscles], arm_excess[muscles] = rms, excess
-        failed += muscles[~good].tolist()
+        failed += muscles[np.logical_not(good)].tolist()
     return PathFit(tuple(groups), length_rms, arm_excess, tuple(sorted(failed)))
 
 
@@ -139,7 +140,16 @@ def _degrees(num_joints: int, tolerance: PathTolerance) -> list[int]:
 
 
 def _num_terms(num_joints: int, degree: int) -> int:
-    return len(monomials(np.zeros((num_joints, 1)), degree))
+    return math.comb(num_joints + degree, degree)
+
+
+def _monomials(x: np.ndarray, degree: int) -> np.ndarray:
+    """All monomials `[T, S]` of `x [k, S]` in float64, in the order of `paths.exponents`."""
+    powers = exponents(len(x), degree)
+    result = np.ones((len(powers), x.shape[1]))
+    for variable, power in zip(x, powers.T, strict=True):
+        result *= (variable ** np.arange(degree + 1)[:, None])[power]
+    return result
 
 
 def _fit_group(
@@ -148,7 +158,7 @@ def _fit_group(
     low, high = ranges[joints].T
     center, half = 0.5 * (low + high), 0.5 * (high - low)
     x = (samples.q[:, joints] - center).T / half[:, None]
-    basis = monomials(x, degree)
+    basis = _monomials(x, degree)
     rows, targets = [basis.T], [samples.length[:, muscles]]
     for j, derivative in enumerate(monomial_derivatives(len(joints), degree)):
         rows.append((derivative @ basis).T)
@@ -190,7 +200,7 @@ def _errors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Length RMS `[M]` in m and worst moment-arm RMS over what is allowed `[M]`."""
     x = (samples.q[:, group.joints] - group.center).T / group.half_range[:, None]
-    basis = monomials(x, group.degree)
+    basis = _monomials(x, group.degree)
     length, *arms = (factors @ basis for factors in length_and_arm_coefficients(group))
     rms = np.sqrt(np.mean((length.T - samples.length[:, group.muscles]) ** 2, axis=0))
     excess = np.zeros(len(group.muscles))

@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -15,7 +16,7 @@ from mjx_qflex.porting import contacts, fitting, muscle, recipe, tree
 from mjx_qflex.porting.body import PortedBody
 from mjx_qflex.porting.paths import PathGroup
 
-_FORMAT = b"paths 1"
+_FORMAT = b"paths 2"
 
 
 def load(name: str, num_actuators: int | None = None) -> PortedBody:
@@ -145,7 +146,7 @@ def read_paths(path: Path, key: str) -> tuple[PathGroup, ...] | None:
 
 def write_paths(path: Path, key: str, groups: tuple[PathGroup, ...]) -> None:
     """Writes compiled paths to `path` in one move, so that no reader sees half a file."""
-    arrays: dict[str, np.ndarray] = {"key": np.array(key), "groups": np.array(len(groups))}
+    arrays: dict[str, Any] = {"key": np.array(key), "groups": np.array(len(groups))}
     for i, group in enumerate(groups):
         arrays[f"{i}/muscles"] = group.muscles.astype(np.int32)
         arrays[f"{i}/joints"] = group.joints.astype(np.int32)

