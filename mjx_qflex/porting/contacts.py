@@ -158,7 +158,13 @@ def _limits(tree: Tree, qpos: jax.Array, qvel: jax.Array) -> tuple[jax.Array, ..
     return sign, jnp.minimum(below, above) - tree.limit_margin, sign * qvel[tree.limit_dof]
 
 
-def _floor_jacobian(tree, floor: FloorContacts, world, move, slope) -> tuple[jax.Array, ...]:
+def _floor_jacobian(
+    tree: Tree,
+    floor: FloorContacts,
+    world: dynamics.Poses,
+    move: dynamics.Motion,
+    slope: jax.Array,
+) -> tuple[jax.Array, jax.Array, np.ndarray]:
     """Returns the pyramid's edges `[4 K, nv]`, distances less margin and weights `[4 K]`."""
     rotation = dynamics.take(world.rotation, floor.node)
     position = dynamics.take(world.position, floor.node)
@@ -213,7 +219,7 @@ def _soft(
     x = jnp.minimum(jnp.abs(position) / width, 1.0)
     rising = x**power / mid ** (power - 1)
     settling = 1 - (1 - x) ** power / (1 - mid) ** (power - 1)
-    impedance = d0 + jnp.where(x < mid, rising, settling) * (d1 - d0)
-    reference = -damp * velocity - stiff * impedance * position
+    impedance = jnp.where(x < mid, rising, settling) * (d1 - d0) + d0
+    reference = velocity * -damp - impedance * stiff * position
     row = impedance / (weight * jnp.maximum(1 - impedance, mujoco.mjMINVAL))
     return reference, jnp.where(position < 0, row, 0.0)

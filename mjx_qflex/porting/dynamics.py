@@ -162,9 +162,10 @@ def poses(tree: Tree, qpos: jax.Array, joint_position: jax.Array) -> Poses:
 def _inertia(tree: Tree, rotation: jax.Array, arm: jax.Array) -> jax.Array:
     """Node inertias `[10, N]` about the common point; `arm [3, N]` leads from it to the nodes."""
     mass = jnp.asarray(tree.mass, jnp.float32)
-    first = sum(rotation[:, k] * tree.first_moment[None, k] for k in range(3))
-    half = sum(rotation[:, k, None] * tree.second_moment[None, k] for k in range(3))
-    second = sum(half[:, k, None] * rotation[None, :, k] for k in range(3))
+    zero = jnp.zeros(())
+    first = sum((rotation[:, k] * tree.first_moment[None, k] for k in range(3)), zero)
+    half = sum((rotation[:, k, None] * tree.second_moment[None, k] for k in range(3)), zero)
+    second = sum((half[:, k, None] * rotation[None, :, k] for k in range(3)), zero)
     # Steiner about a point that is not the centre of mass: both cross terms stay.
     product = arm[:, None] * first[None, :] + first[:, None] * arm[None, :]
     product = product + mass[None, None] * arm[:, None] * arm[None, :]

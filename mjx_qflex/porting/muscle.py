@@ -37,7 +37,7 @@ class Scale:
 
     def normalized(self, length: jax.Array) -> jax.Array:
         """Normalised fibre lengths `[A]` of path lengths `[A]` in m."""
-        return self.reference_normalized + (length - self.reference_length) / self.optimal_length
+        return (length - self.reference_length) / self.optimal_length + self.reference_normalized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +107,8 @@ def force(
     c = constants
     speed = velocity / np.maximum(_TINY, c.active.optimal_length * c.max_velocity)
     gain = _active_length_gain(c, c.active.normalized(length)) * _velocity_gain(c, speed)
-    passive = c.passive.peak_force * _passive_gain(c, c.passive.normalized(length))
-    return -(c.active.peak_force * gain * activation + passive)
+    passive = _passive_gain(c, c.passive.normalized(length)) * c.passive.peak_force
+    return -(gain * c.active.peak_force * activation + passive)
 
 
 def _active_length_gain(c: MuscleConstants, length: jax.Array) -> jax.Array:
@@ -140,7 +140,7 @@ def _passive_gain(c: MuscleConstants, length: jax.Array) -> jax.Array:
     curved = 0.5 * jnp.square((length - 1) / reach)
     straight = 0.5 + (length - knee) / reach
     gain = jnp.where(length <= knee, curved, straight)
-    return c.passive_gain * jnp.where(length <= 1, 0.0, gain)
+    return jnp.where(length <= 1, 0.0, gain) * c.passive_gain
 
 
 def activation_rate(

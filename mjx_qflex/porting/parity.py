@@ -202,8 +202,10 @@ def contact_change(body: PortedBody, num_steps: int = 50, seed: int = 0) -> dict
             ends.append(data.qpos[joints].copy())
         ported = body.source_qpos(advance(start, jnp.asarray(ctrl, jnp.float32)).qpos)[joints]
         moved = np.linalg.norm(ends[1] - before)
-        differences["port against cut model"].append(np.linalg.norm(ported - ends[1]) / moved)
-        differences["cut against whole"].append(np.linalg.norm(ends[0] - ends[1]) / moved)
+        differences["port against cut model"].append(
+            float(np.linalg.norm(ported - ends[1]) / moved)
+        )
+        differences["cut against whole"].append(float(np.linalg.norm(ends[0] - ends[1]) / moved))
     return {name: float(np.mean(values)) for name, values in differences.items()}
 
 

@@ -11,15 +11,13 @@ L(c) + R(c) (q - c), with the moment arms R(c); a polynomial would explode there
 import dataclasses
 import functools
 import itertools
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mjx_qflex.porting.dynamics import matmul, take
-
-Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,7 +104,9 @@ def _check_keys(path: Path, data: dict[str, Any]) -> None:
         if section not in _SECTIONS:
             raise unknown_name(f"section of {path}", section, _SECTIONS)
         allowed = _SECTIONS[section]
-        for key in content if allowed is not None else ():
+        if allowed is None:
+            continue
+        for key in content:
             if key not in allowed:
                 raise unknown_name(f"key of [{section}] in {path}", key, allowed)
     needed = {"source": (), "actuators": ("count",), "solver": tuple(_SECTIONS["solver"])}

@@ -6,6 +6,7 @@ acceleration without constraints (Todorov 2014; MuJoCo documentation, "Computati
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mjx_qflex.porting.contacts import Rows
 from mjx_qflex.porting.dynamics import matmul
@@ -19,7 +20,7 @@ def solve_positive(matrix: jax.Array, vector: jax.Array) -> jax.Array:
 def constrained_acceleration(
     mass: jax.Array,
     force: jax.Array,
-    limit_dof: jax.Array,
+    limit_dof: np.ndarray,
     rows: Rows,
     iterations: int,
     ls_iterations: int,

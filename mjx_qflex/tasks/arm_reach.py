@@ -6,7 +6,7 @@ stays the same while the action space grows from 6 to 696 dimensions.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -84,11 +84,12 @@ class ArmReach(Env):
             "reward/reached": zero,
             "outside_range": self.body.muscles(rest).outside,
         }
-        return State(arm, self._observe(arm), zero, zero, metrics, {"truncation": zero})
+        # brax annotates pipeline_state as a state of its own pipelines.
+        return State(cast(Any, arm), self._observe(arm), zero, zero, metrics, {"truncation": zero})
 
     def step(self, state: State, action: jax.Array) -> State:
         """Excites the muscles by `action` [A] in [-1, 1] for 20 ms."""
-        old: ArmState = state.pipeline_state
+        old = cast(ArmState, state.pipeline_state)
         ctrl = 0.5 * (jnp.clip(action, -1.0, 1.0) + 1.0)
         physics, _ = self.body.advance(old.physics, ctrl, self._physics_steps)
         arm = ArmState(physics, old.target, old.steps + 1)

@@ -6,7 +6,7 @@ makes this the task to learn in seconds.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -87,11 +87,14 @@ class ChainReach(Env):
         )
         zero = jnp.zeros(())
         metrics = {"reward/distance": zero, "reward/reached": zero}
-        return State(chain, self._observe(chain), zero, zero, metrics, {"truncation": zero})
+        # brax annotates pipeline_state as a state of its own pipelines.
+        return State(
+            cast(Any, chain), self._observe(chain), zero, zero, metrics, {"truncation": zero}
+        )
 
     def step(self, state: State, action: jax.Array) -> State:
         """Turns the joints by `action` [A] in [-1, 1]."""
-        old: ChainState = state.pipeline_state
+        old = cast(ChainState, state.pipeline_state)
         chain = ChainState(turn_joints(old.angles, action), old.target, old.steps + 1)
         distance = jnp.linalg.norm(chain.target - tip_position(chain.angles))
         terms = {

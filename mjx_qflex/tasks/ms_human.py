@@ -27,7 +27,7 @@ Sources: Qflex (arXiv 2601.19707) Eq. 32 and Table 3 for `paper`; the authors' r
 """  # noqa: E501
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -140,11 +140,12 @@ class MsHumanWalk(Env):
         zero = jnp.zeros(())
         terms = ("qpos", "qvel", "actuation", "velocity", "healthy")
         metrics = {f"reward/{term}": zero for term in terms} | {"outside_range": muscles.outside}
-        return State(walk, obs, zero, zero, metrics, {"truncation": zero})
+        # brax annotates pipeline_state as a state of its own pipelines.
+        return State(cast(Any, walk), obs, zero, zero, metrics, {"truncation": zero})
 
     def step(self, state: State, action: jax.Array) -> State:
         """Excites the muscles by `action` [A] in [-1, 1] for 20 ms."""
-        old: WalkState = state.pipeline_state
+        old = cast(WalkState, state.pipeline_state)
         ctrl = 0.5 * (jnp.clip(action, -1.0, 1.0) + 1.0)
         physics, qacc = self.body.advance(old.physics, ctrl, PHYSICS_STEPS)
         walk = WalkState(physics, old.offset, old.steps + 1)
