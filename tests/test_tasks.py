@@ -65,6 +65,14 @@ class TestProtocol:
         assert metrics.keys() == start.metrics.keys()
         assert info.keys() == start.info.keys() == {"truncation"}
 
+    def test_steps_keep_the_types_of_resets(self, name):
+        env = make(name)
+        before = jax.eval_shape(env.reset, jax.random.PRNGKey(0))
+        after = jax.eval_shape(env.step, before, jnp.zeros(env.action_size))
+        assert jax.tree.structure(before) == jax.tree.structure(after)
+        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+            assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
+
     def test_random_actions_stay_finite(self, name):
         _, _, steps = rollout(name)
         for leaf in jax.tree.leaves(steps):
@@ -94,7 +102,9 @@ class TestProtocol:
         env = make(name)
         start, _, _ = rollout(name)
         step = compiled_step(name)
-        beyond, at = (step(start, jnp.full((WORLDS, env.action_size), a)) for a in (7.0, 1.0))
+        beyond, at = (
+            step(start, jnp.full((WORLDS, env.action_size), a, jnp.float32)) for a in (7.0, 1.0)
+        )
         np.testing.assert_array_equal(beyond.obs, at.obs)
 
     def test_unknown_option_is_refused(self, name):
@@ -112,19 +122,20 @@ def test_brax_ppo_trains_a_task_unchanged(monkeypatch):
 
     monkeypatch.setattr(jax, "device_put_replicated", replicated, raising=False)
     seen = []
-    ppo.train(
-        make("arm_reach"),
-        num_timesteps=160,
-        episode_length=60,
-        num_envs=4,
-        batch_size=4,
-        num_minibatches=2,
-        unroll_length=5,
-        num_updates_per_batch=1,
-        num_evals=2,
-        num_eval_envs=4,
-        progress_fn=lambda steps, metrics: seen.append(metrics["eval/episode_reward"]),
-    )
+    with jax.numpy_rank_promotion("allow"):  # brax relies on it
+        ppo.train(
+            make("arm_reach"),
+            num_timesteps=160,
+            episode_length=60,
+            num_envs=4,
+            batch_size=4,
+            num_minibatches=2,
+            unroll_length=5,
+            num_updates_per_batch=1,
+            num_evals=2,
+            num_eval_envs=4,
+            progress_fn=lambda steps, metrics: seen.append(metrics["eval/episode_reward"]),
+        )
     assert len(seen) == 2 and np.isfinite(seen).all()
 
 

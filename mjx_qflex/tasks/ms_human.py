@@ -190,7 +190,7 @@ class MsHumanWalk(Env):
             "qvel": -weight.qvel * qvel_error,
             "actuation": -weight.actuation * effort,
             "velocity": -weight.velocity * (lateral**2 + (WALKING_SPEED - forward) ** 2),
-            "healthy": weight.healthy * healthy,
+            "healthy": weight.healthy * healthy.astype(jnp.float32),
         }
 
     def is_healthy(
