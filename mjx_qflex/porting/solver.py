@@ -12,14 +12,15 @@ from mjx_qflex.porting.contacts import Rows
 from mjx_qflex.porting.dynamics import matmul
 
 
-def solve_positive(matrix: jax.Array, vector: jax.Array) -> jax.Array:
-    """Solves `matrix [n, n] x = vector [n]` for a positive definite matrix by Cholesky."""
-    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), vector)
+def solve_factored(factor: jax.Array, vector: jax.Array) -> jax.Array:
+    """Solves `L L' x = vector [n]` for the lower Cholesky factor `L [n, n]`."""
+    return jax.scipy.linalg.cho_solve((factor, True), vector)
 
 
 def constrained_acceleration(
     mass: jax.Array,
     force: jax.Array,
+    start: jax.Array,
     limit_dof: np.ndarray,
     rows: Rows,
     iterations: int,
@@ -30,6 +31,7 @@ def constrained_acceleration(
     Args:
       mass: mass matrix `[nv, nv]`.
       force: all forces but the constraints' `[nv]`.
+      start: acceleration to start from `[nv]`.
       limit_dof: static indices `[L]` of the limited dofs.
       rows: inequality rows of limits and contacts.
       iterations: Newton steps.
@@ -50,7 +52,7 @@ def constrained_acceleration(
         weighted = contact_active[:, None] * rows.contact_jacobian
         hessian = mass + matmul(rows.contact_jacobian.T, weighted)
         hessian = hessian.at[limit_dof, limit_dof].add(limit_active)
-        direction = -solve_positive(hessian, gradient)
+        direction = -solve_factored(jnp.linalg.cholesky(hessian), gradient)
         step = _line_search(a, direction, (limit, contact))
         return a + step * direction, None
 
@@ -80,5 +82,4 @@ def constrained_acceleration(
         (_, _, step), _ = jax.lax.scan(refine, start, length=ls_iterations)
         return step
 
-    start = solve_positive(mass, force)
     return jax.lax.scan(newton_step, start, length=iterations)[0]
