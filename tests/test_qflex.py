@@ -327,7 +327,7 @@ def test_presets_differ_where_paper_and_code_differ():
         "flow_states", "bootstrap", "clip_target", "clip_stored_action", "tanh_source",
         "euler_grid", "stale_critic", "batch_norm",
     }  # fmt: skip
-    assert PRESETS["default"] == QflexConfig()
+    assert PRESETS["default"] == QflexConfig() == PRESETS["code"]
 
 
 @pytest.mark.parametrize(
