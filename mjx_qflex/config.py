@@ -49,7 +49,7 @@ SIZES: dict[str, dict[str, Sizes]] = {
     "cpu": {
         "*":             Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000, 10),
         "chain_reach":   Sizes(   64,  256,  2,  2_560,   200_000, 128, 100,    200_000, 10),
-        "ms_human_walk": Sizes(   64,  128,  1,  2_560,    30_000, 128,  10,    120_000,  4),
+        "ms_human_walk": Sizes(   32,  128,  3,  2_560,    30_000, 128,  10,     70_000,  4),
     },
     "gpu": {
         "*":             Sizes( 4096, 4096,  4, 100_000, 1_000_000, 256, 50, 50_000_000),
@@ -60,6 +60,19 @@ SIZES: dict[str, dict[str, Sizes]] = {
     "code":  {"*": PAPER_SMALL, "ms_human_walk": PAPER_LARGE},
 }
 # fmt: on
+
+# Settings in the form of --set that a preset makes on a task with an algorithm; sizes are above.
+PRESET_SETTINGS: dict[tuple[str, str, str], tuple[str, ...]] = {
+    # Ten minutes on two cores are few updates: a short horizon, large steps along the critic's
+    # gradient, and evaluation without noise.
+    ("cpu", "ms_human_walk", "qflex"): (
+        "algo.learning_rate=1e-3",
+        "algo.ascent_step_size=0.3",
+        "algo.gamma=0.95",
+        "algo.eval_noise=mean",
+    ),
+    ("code", "ms_human_walk", "qflex"): ("task.reward_set=code",),
+}
 
 # The set of algorithm options that each preset takes, where the algorithm has sets.
 ALGO_PRESETS = {"cpu": "default", "gpu": "default", "paper": "paper", "code": "code"}
@@ -126,8 +139,6 @@ def resolve(
     algo_config = entry.presets.get(ALGO_PRESETS[preset], entry.presets["default"])
     if hasattr(algo_config, "width"):
         algo_config = replace(algo_config, width=sizes.width)
-    if preset == "code" and hasattr(task_config, "reward_set"):
-        task_config = replace(task_config, reward_set="code")
     num_envs = sizes.num_envs if num_envs is None else num_envs
     config = Config(
         task=task,
@@ -149,7 +160,7 @@ def resolve(
         algo_config=algo_config,
         task_config=task_config,
     )
-    return apply_sets(config, sets)
+    return apply_sets(config, (*PRESET_SETTINGS.get((preset, task, algo), ()), *sets))
 
 
 def default_preset(device: str | None = None) -> str:

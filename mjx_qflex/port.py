@@ -46,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--raw_limit", type=float, default=240.0, help="seconds a raw MJX run may take"
     )
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[8, 16, 32, 64], help="worlds side by side"
+    )
     parser.add_argument("--output", help="folder for the report as JSON and Markdown")
     parser.add_argument("--write", action="store_true", help="store fitted paths beside the recipe")
     return parser
@@ -70,7 +73,7 @@ def make_report(arguments: argparse.Namespace) -> dict[str, Any]:
         "ranges": parity.range_table(body),
     }
     if arguments.speed:
-        report["speed"] = speed.compare(body, arguments.raw_limit)
+        report["speed"] = speed.compare(body, arguments.raw_limit, arguments.batches)
         report["machine"] = f"{platform.machine()}, {speed.os.cpu_count()} cores"
         report["versions"] = {name: version(name) for name in MEASURED_AT}
     return report
@@ -109,9 +112,10 @@ def _speed_lines(report: dict[str, Any]) -> list[str]:
 
     results = report["speed"]
     port, reference = best(results["port"]), results["C MuJoCo"]
+    batches = list(results["port"])
     lines = [
-        "| physics steps/s | batch 8 | 16 | 32 | 64 | port is faster by |",
-        "|---|---|---|---|---|---|",
+        f"| physics steps/s, batch | {' | '.join(map(str, batches))} | port is faster by |",
+        f"|---|{'---|' * len(batches)}---|",
     ]
     for title in ("port", "raw MJX, own options", "raw MJX, equal iterations"):
         cells = []
@@ -122,7 +126,9 @@ def _speed_lines(report: dict[str, Any]) -> list[str]:
         top = best(results[title])
         lines.append(f"| {title} | {' | '.join(cells)} | {f'{port / top:.1f}x' if top else '-'} |")
     threads, rate = reference["threads"], reference["steps/s"]
-    lines.append(f"| C MuJoCo, {threads} threads | {rate:,.0f} | | | | {port / rate:.2f}x |")
+    lines.append(
+        f"| C MuJoCo, {threads} threads | {rate:,.0f} {'| ' * len(batches)}| {port / rate:.2f}x |"
+    )
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     compile_s = max(m["compile s"] for m in results["port"].values())
     return [*lines, "", f"{report['machine']}; {versions}; the port compiles in {compile_s:.0f} s."]

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -98,9 +98,11 @@ def measure_c(body: PortedBody, num_steps: int = 200) -> dict[str, float]:
     return {"steps/s": worlds * num_steps / best, "threads": threads}
 
 
-def compare(body: PortedBody, raw_limit_s: float) -> dict[str, Any]:
+def compare(
+    body: PortedBody, raw_limit_s: float, batches: Sequence[int] = BATCHES
+) -> dict[str, Any]:
     """Runs all sides; a raw measurement that takes longer than `raw_limit_s` is reported so."""
-    port = {batch: measure_port(body, batch) for batch in BATCHES}
+    port = {batch: measure_port(body, batch) for batch in batches}
     result: dict[str, Any] = {"C MuJoCo": measure_c(body), "port": port}
     iterations = f"{body.iterations}x{body.ls_iterations}"
     for title, options in (
@@ -108,11 +110,11 @@ def compare(body: PortedBody, raw_limit_s: float) -> dict[str, Any]:
         ("raw MJX, equal iterations", iterations),
     ):
         result[title] = {
-            batch: _measure_raw_apart(body, batch, options, raw_limit_s) for batch in BATCHES
+            batch: _measure_raw_apart(body, batch, options, raw_limit_s) for batch in batches
         }
     # The machine may have sped up or slowed down meanwhile: the port once more, the mean counts.
-    again = {batch: measure_port(body, batch) for batch in BATCHES}
-    for batch in BATCHES:
+    again = {batch: measure_port(body, batch) for batch in batches}
+    for batch in batches:
         port[batch]["steps/s"] = 0.5 * (port[batch]["steps/s"] + again[batch]["steps/s"])
     return result
 
