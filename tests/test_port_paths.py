@@ -79,7 +79,7 @@ def test_shipped_paths_belong_to_recipe_and_source(name):
 def test_shipped_paths_hold_their_tolerances_on_unseen_poses(name):
     body = porting.load(name)
     ranges = fitting.joint_ranges(body.tree, recipe.read(name).ranges)
-    q = fitting.random_poses(ranges, 300, seed=77)
+    q = fitting.random_poses(ranges, 1500, seed=77)
     errors = parity.path_errors(body, fitting.sample(body.source, body.tree, q))
     torque = errors.torque_relative[~np.isnan(errors.torque_relative)]
     assert errors.length_rms.max() < 0.5e-3

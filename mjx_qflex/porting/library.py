@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def read_paths(path: Path, key: str) -> tuple[PathGroup, ...] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             if str(file["key"]) != key:
                 return None
             return tuple(
@@ -140,7 +141,7 @@ def read_paths(path: Path, key: str) -> tuple[PathGroup, ...] | None:
                 )
                 for i in range(int(file["groups"]))
             )
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # damaged: fit anew
 
 
