@@ -127,7 +127,7 @@ def _speed_lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"| {title} | {' | '.join(cells)} | {f'{port / top:.1f}x' if top else '-'} |")
     threads, rate = reference["threads"], reference["steps/s"]
     lines.append(
-        f"| C MuJoCo, {threads} threads | {rate:,.0f} {'| ' * len(batches)}| {port / rate:.2f}x |"
+        f"| C MuJoCo, {threads} threads | {rate:,.0f} {'| ' * (len(batches) - 1)}| {port / rate:.2f}x |"
     )
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     compile_s = max(m["compile s"] for m in results["port"].values())
