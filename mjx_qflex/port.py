@@ -126,9 +126,8 @@ def _speed_lines(report: dict[str, Any]) -> list[str]:
         top = best(results[title])
         lines.append(f"| {title} | {' | '.join(cells)} | {f'{port / top:.1f}x' if top else '-'} |")
     threads, rate = reference["threads"], reference["steps/s"]
-    lines.append(
-        f"| C MuJoCo, {threads} threads | {rate:,.0f} {'| ' * (len(batches) - 1)}| {port / rate:.2f}x |"
-    )
+    blank = "| " * (len(batches) - 1)
+    lines.append(f"| C MuJoCo, {threads} threads | {rate:,.0f} {blank}| {port / rate:.2f}x |")
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     compile_s = max(m["compile s"] for m in results["port"].values())
     return [*lines, "", f"{report['machine']}; {versions}; the port compiles in {compile_s:.0f} s."]

@@ -109,6 +109,7 @@ class MsHumanWalk(Env):
         self.control_dt = PHYSICS_STEPS * self.body.timestep
         self.compiler_options = self.body.compiler_options
         self.idle_action = np.full(self.action_size, -1.0, np.float32)
+        self.heading = (0.0, -1.0)  # forward in the world, for the camera
         self._root = self.body.qpos_index("root")
         self._joints = np.array([self.body.qpos_index(name) for name in self.body.joint_names[1:]])
         self._pelvis = self.body.body_index("pelvis")
