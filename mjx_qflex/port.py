@@ -5,6 +5,7 @@ With `--write` the fitted paths are also stored beside the recipe, to ship with 
 
 import argparse
 import json
+import os
 import platform
 import sys
 from importlib.metadata import version
@@ -74,7 +75,7 @@ def make_report(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     if arguments.speed:
         report["speed"] = speed.compare(body, arguments.raw_limit, arguments.batches)
-        report["machine"] = f"{platform.machine()}, {speed.os.cpu_count()} cores"
+        report["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
         report["versions"] = {name: version(name) for name in MEASURED_AT}
     return report
 

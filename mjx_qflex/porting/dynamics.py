@@ -73,7 +73,7 @@ def scalar_joints(coupling: Coupling, home: np.ndarray, r: jax.Array) -> tuple[j
     c0, c1, c2, c3, c4 = coupling.coefficients.T
     value = r[coupling.source] - home[coupling.independent][coupling.source]
     first, second = jnp.ones_like(value), jnp.zeros_like(value)
-    if coupling.depth == 0 or len(coupling.independent) == len(coupling.driver):
+    if len(coupling.independent) == len(coupling.driver):
         return value + home, first, second
     free = np.zeros(len(coupling.driver), bool)
     free[coupling.independent] = True

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from mjx_qflex.porting import dynamics, fitting, library, muscle, paths, recipe
+from mjx_qflex.porting import contacts, dynamics, fitting, library, muscle, paths, recipe
 from mjx_qflex.porting.body import PhysicsState, PortedBody
 from mjx_qflex.porting.tree import source_positions
 
@@ -160,16 +160,8 @@ def stiffen_couplings(model: mujoco.MjModel) -> None:
 
 def without_contacts(body: PortedBody) -> PortedBody:
     """The same body in empty space."""
-    floor = {
-        field.name: getattr(body.floor, field.name) for field in dataclasses.fields(body.floor)
-    }
-    for name in ("node", "radius", "friction", "margin", "weight"):
-        floor[name] = floor[name][:0]
-    for name in ("center", "direction"):
-        floor[name] = floor[name][:, :0]
-    for name in ("solref", "solimp"):
-        floor[name] = floor[name][:0]
-    return dataclasses.replace(body, floor=type(body.floor)(**floor))
+    nothing = contacts.floor_contacts(body.source, body.tree, None, [])
+    return dataclasses.replace(body, floor=nothing)
 
 
 def contact_change(body: PortedBody, num_steps: int = 50, seed: int = 0) -> dict[str, float]:

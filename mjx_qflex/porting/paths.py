@@ -100,8 +100,15 @@ def evaluate(groups: tuple[PathGroup, ...], q: jax.Array) -> PathState:
         lengths.append(values[0] + jnp.sum(beyond[:, None] * values[1:], axis=0))
         arms.append(values[1:])
         outside.append(jnp.broadcast_to(jnp.any(x != clipped), (num_muscles,)))
+    return PathState(
+        _in_actuator_order(groups, lengths), tuple(arms), _in_actuator_order(groups, outside)
+    )
+
+
+def _in_actuator_order(groups: tuple[PathGroup, ...], parts: list[jax.Array]) -> jax.Array:
+    """Puts one array `[M]` for each group together in the order of the actuators, `[A]`."""
     order = np.argsort(np.concatenate([group.muscles for group in groups]))
-    return PathState(jnp.concatenate(lengths)[order], tuple(arms), jnp.concatenate(outside)[order])
+    return jnp.concatenate(parts)[order]
 
 
 def velocity(groups: tuple[PathGroup, ...], path: PathState, qdot: jax.Array) -> jax.Array:
@@ -110,8 +117,7 @@ def velocity(groups: tuple[PathGroup, ...], path: PathState, qdot: jax.Array) ->
         jnp.sum(qdot[group.joints][:, None] * arms, axis=0)
         for group, arms in zip(groups, path.arms, strict=True)
     ]
-    order = np.argsort(np.concatenate([group.muscles for group in groups]))
-    return jnp.concatenate(parts)[order]
+    return _in_actuator_order(groups, parts)
 
 
 def joint_force(
