@@ -1,6 +1,6 @@
-"""The one network recipe of Qflex and CrossQ: an MLP with batch renormalisation, as pure functions.
+"""The one network recipe of all algorithms: an MLP, with batch renormalisation or without.
 
-    BatchRenorm(input) -> [Linear -> ReLU -> BatchRenorm] x depth -> Linear
+    BatchRenorm(input) -> [Linear -> activation -> BatchRenorm] x depth -> Linear
 
 Training runs `apply_train`, which normalises by the batch and returns new running moments. Using a
 trained network runs `fold` once and `apply_folded` as often as needed: with fixed moments every
@@ -13,8 +13,8 @@ those of Qflex's code (CrossQ, arXiv 1902.05605, warms up for 100,000 calls inst
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,13 @@ EPSILON = 1e-5  # added to variances, and the least variance of a batch
 DECAY = 0.99  # of the running moments
 R_LIMIT = 3.0  # ratio of batch to running standard deviation that is corrected
 D_LIMIT = 5.0  # running standard deviations of the batch mean's offset that is corrected
+
+Activation = Literal["relu", "gelu", "mish"]
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "mish": jax.nn.mish,
+}
 
 
 class Linear(NamedTuple):
@@ -51,7 +58,7 @@ class Moments(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """A network with fixed moments: `relu((x - center) @ kernel + bias) @ ...`."""
+    """A network with fixed moments: `activation((x - center) @ kernel + bias) @ ...`."""
 
     center: jax.Array  # [I]
     layers: tuple[Linear, ...]  # biases are [1, O], or [B, O] where inputs were bound
@@ -120,20 +127,22 @@ def batch_renorm(
 
 
 def apply_train(
-    params: MLP, moments: tuple[Moments, ...], x: jax.Array, warmup: int
+    params: MLP,
+    moments: tuple[Moments, ...],
+    x: jax.Array,
+    warmup: int,
+    activation: Activation = "relu",
 ) -> tuple[jax.Array, tuple[Moments, ...]]:
     """Maps `x` [B, I] to the output [B, O] with batch moments; returns the new running ones too."""
     new_moments = []
     for index, layer in enumerate(params.layers):
         if index:
-            x = jax.nn.relu(x)
+            x = ACTIVATIONS[activation](x)
         if params.norms:
             # Gain and shift act on the kernel, not on the batch: the gradient of the first layer
             # then needs no product that goes back to a wide input, and networks that read the same
             # input share its whitening.
-            x, gain, shift, updated = batch_renorm(
-                params.norms[index], moments[index], x, warmup
-            )
+            x, gain, shift, updated = batch_renorm(params.norms[index], moments[index], x, warmup)
             layer = _absorb(layer, gain, shift)
             new_moments.append(updated)
         x = x @ layer.kernel + layer.bias[None]
@@ -172,11 +181,11 @@ def bind(folded: Folded, x: jax.Array) -> Folded:
     return Folded(folded.center[leading:], (Linear(first.kernel[leading:], bias), *rest))
 
 
-def apply_folded(folded: Folded, x: jax.Array) -> jax.Array:
+def apply_folded(folded: Folded, x: jax.Array, activation: Activation = "relu") -> jax.Array:
     """Maps `x` [B, I] (the inputs that are not bound) to the output [B, O]."""
     x = x - folded.center[None]
     for index, layer in enumerate(folded.layers):
         if index:
-            x = jax.nn.relu(x)
+            x = ACTIVATIONS[activation](x)
         x = x @ layer.kernel + layer.bias
     return x

@@ -7,7 +7,7 @@ and add a line to `ALGOS`.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mjx_qflex.algos import qflex
+from mjx_qflex.algos import crossq, qflex, sac
 from mjx_qflex.lookup import unknown_name
 from mjx_qflex.types import Algorithm
 
@@ -21,7 +21,9 @@ class AlgoEntry(NamedTuple):
 
 
 ALGOS: dict[str, AlgoEntry] = {
+    "crossq": AlgoEntry(crossq.CrossqConfig, crossq.PRESETS, crossq.make),
     "qflex": AlgoEntry(qflex.QflexConfig, qflex.PRESETS, qflex.make),
+    "sac": AlgoEntry(sac.SacConfig, sac.PRESETS, sac.make),
 }
 
 

@@ -9,20 +9,20 @@ has a switch in `QflexConfig`, and `PRESETS` holds both settings.
 
 import dataclasses
 import math
-from functools import partial
-from typing import Literal, NamedTuple, get_args, get_type_hints
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mjx_qflex import flow, networks
+from mjx_qflex.algos import common, crossq
+from mjx_qflex.algos.common import Network, Temperature, descend, folded
 from mjx_qflex.errors import UserError
-from mjx_qflex.networks import MLP, Folded, Moments
+from mjx_qflex.networks import MLP, Folded
 from mjx_qflex.types import Algorithm, Metrics, Mode, Transition
 
 LOG_STD_RANGE = (-20.0, 2.0)
-EVAL_NOISE_SEED = 0
 SUPERIORITY_STATES = 32  # of a batch; sampling the flow for all would cost a fifth of an update
 
 
@@ -93,21 +93,6 @@ PRESETS: dict[str, QflexConfig] = {
 }
 
 
-class Network(NamedTuple):
-    """A trained network: parameters, running moments, and the optimiser's state."""
-
-    params: MLP
-    moments: tuple[Moments, ...]
-    optimizer: optax.OptState
-
-
-class Temperature(NamedTuple):
-    """Weight of the entropy, learned in its logarithm."""
-
-    log_alpha: jax.Array  # []
-    optimizer: optax.OptState
-
-
 class QflexLearner(NamedTuple):
     """All that Qflex learns. The stale critics are the ones an update starts from: no copy."""
 
@@ -135,7 +120,8 @@ def make(
     Raises:
       UserError: an option's value is refused.
     """
-    _check(config)
+    positive = ("width", "depth", "learning_rate", "ascent_steps", "euler_steps")
+    common.check_options("qflex", config, positive)
     if metric is not None and metric.shape not in ((action_size,), (action_size,) * 2):
         raise UserError(
             f"the metric has shape {metric.shape}; give ({action_size},) or "
@@ -155,31 +141,18 @@ def make(
     return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
 
 
-def _check(config: QflexConfig) -> None:
-    hints = get_type_hints(QflexConfig)
-    for name, value in dataclasses.asdict(config).items():
-        choices = get_args(hints[name])
-        if choices and value not in choices:
-            raise UserError(f"qflex has {name}={value!r}; give one of {', '.join(choices)}")
-    for name in ("width", "depth", "learning_rate", "ascent_steps", "euler_steps"):
-        if getattr(config, name) <= 0:
-            raise UserError(f"qflex has {name}={getattr(config, name)}; give more than 0")
-
-
 def _init(config, optimizer, observation_size, action_size, key) -> QflexLearner:
     hidden = (config.width,) * config.depth
     everywhere = config.batch_norm == "everywhere"
 
     def network(key, inputs, outputs, batch_norm) -> Network:
-        params, moments = networks.init_mlp(key, (inputs, *hidden, outputs), batch_norm)
-        return Network(params, moments, optimizer.init(params))
+        return common.init_network(optimizer, key, (inputs, *hidden, outputs), batch_norm)
 
     keys = jax.random.split(key, 4)
     pair = observation_size + action_size
     temperature = None
     if config.entropy:
-        log_alpha = jnp.zeros(())
-        temperature = Temperature(log_alpha, optimizer.init(log_alpha))
+        temperature = common.init_temperature(optimizer, 1.0)
     return QflexLearner(
         critics=(network(keys[0], pair, 1, True), network(keys[1], pair, 1, True)),
         source=network(keys[2], observation_size, 2 * action_size, everywhere),
@@ -191,20 +164,12 @@ def _init(config, optimizer, observation_size, action_size, key) -> QflexLearner
 def _act(config, action_size, learner: QflexLearner, obs, key, mode: Mode) -> jax.Array:
     """Samples the flow at observations [N, O]; returns actions [N, A]."""
     shape = (obs.shape[0], action_size)
-    if mode == "explore":
-        noise = jax.random.normal(key, shape)
-    elif config.eval_noise == "fixed":
-        noise = jax.random.normal(jax.random.key(EVAL_NOISE_SEED), (1, action_size))
-        noise = jnp.broadcast_to(noise, shape)
-    else:
-        noise = jnp.zeros(shape)
-    start, _ = sample_source(config, _folded(learner.source), obs, noise)
-    action = sample_flow(config, _folded(learner.velocity), obs, start)
+    draw, key = common.normal_source(mode, key, shape)
+    averaged = mode == "eval" and config.eval_noise == "mean"
+    noise = jnp.zeros(shape) if averaged else draw(key)
+    start, _ = sample_source(config, folded(learner.source), obs, noise)
+    action = sample_flow(config, folded(learner.velocity), obs, start)
     return jnp.clip(action, -1.0, 1.0) if config.clip_stored_action else action
-
-
-def _folded(network: Network) -> Folded:
-    return networks.fold(network.params, network.moments)
 
 
 def sample_flow(config: QflexConfig, velocity: Folded, obs, start) -> jax.Array:
@@ -219,17 +184,15 @@ def sample_flow(config: QflexConfig, velocity: Folded, obs, start) -> jax.Array:
 
 def gaussian(output: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Splits the source network's output [B, 2 A] into mean and log standard deviation [B, A]."""
-    mean, log_std = jnp.split(output, 2, axis=-1)
-    return mean, jnp.clip(log_std, *LOG_STD_RANGE)
+    return common.gaussian(output, LOG_STD_RANGE)
 
 
 def squash(config: QflexConfig, mean, log_std, noise) -> tuple[jax.Array, jax.Array]:
     """Returns the source's actions [B, A] for standard normal `noise`, and log densities [B]."""
-    log_prob = -0.5 * jnp.square(noise) - log_std - 0.5 * math.log(2.0 * math.pi)
+    log_prob = common.normal_log_density(noise, log_std)
     action = mean + jnp.exp(log_std) * noise
     if config.tanh_source:
-        # log(1 - tanh(u)^2), in a form that stays finite for large u.
-        log_prob = log_prob - 2.0 * (math.log(2.0) - action - jax.nn.softplus(-2.0 * action))
+        log_prob = log_prob - common.log_tanh_slope(action)
         action = jnp.tanh(action)
     else:
         # Without a bound the mean runs away: the critic has seen no action outside the box.
@@ -249,12 +212,6 @@ def combined_value(config: QflexConfig, critics: tuple[Folded, ...], action) -> 
     return jnp.minimum(first, second) if config.gradient == "min" else 0.5 * (first + second)
 
 
-def _descend(optimizer, network: Network, gradient, moments) -> Network:
-    updates, state = optimizer.update(gradient, network.optimizer, network.params)
-    params = optax.apply_updates(network.params, updates)
-    return Network(params, moments, state)  # pyright: ignore[reportArgumentType]
-
-
 def _update(config, optimizer, metric, learner: QflexLearner, batch: Transition, key):
     """One update: critics, source policy, flow, in this order; returns (learner, metrics)."""
     noise_key, time_key = jax.random.split(key)
@@ -271,7 +228,7 @@ def _update(config, optimizer, metric, learner: QflexLearner, batch: Transition,
     flow_obs = batch.next_obs if config.flow_states == "next" else batch.obs
     time = jax.random.uniform(time_key, (noise.shape[0], 1))
     velocity, flow_metrics = _update_velocity(
-        config, optimizer, metric, learner.velocity, _folded(source), guides, flow_obs, noise, time
+        config, optimizer, metric, learner.velocity, folded(source), guides, flow_obs, noise, time
     )
     learner = QflexLearner(critics, source, velocity, temperature)
     judged = _judge_flow(config, learner, guides, batch.obs, noise)
@@ -279,41 +236,18 @@ def _update(config, optimizer, metric, learner: QflexLearner, batch: Transition,
 
 
 def _update_critics(config, optimizer, learner: QflexLearner, batch: Transition, noise):
-    """CrossQ's critic step: no target network, and both halves of the batch share statistics."""
-    next_action, log_prob = sample_source(config, _folded(learner.source), batch.next_obs, noise)
+    """CrossQ's critic step on the next actions of the source, or of the flow."""
+    next_action, log_prob = sample_source(config, folded(learner.source), batch.next_obs, noise)
     if config.bootstrap == "flow":
-        next_action = sample_flow(config, _folded(learner.velocity), batch.next_obs, next_action)
+        next_action = sample_flow(config, folded(learner.velocity), batch.next_obs, next_action)
         if config.clip_stored_action:
             next_action = jnp.clip(next_action, -1.0, 1.0)
-    inputs = jnp.concatenate(
-        [
-            jnp.concatenate([batch.obs, batch.action], axis=-1),
-            jnp.concatenate([batch.next_obs, next_action], axis=-1),
-        ]
+    bonus = None
+    if learner.temperature is not None:
+        bonus = -jnp.exp(learner.temperature.log_alpha) * log_prob
+    return crossq.update_critics(
+        optimizer, learner.critics, batch, next_action, bonus, config.gamma, config.renorm_warmup
     )
-
-    def loss(params: tuple[MLP, ...]):
-        outputs = [
-            networks.apply_train(param, critic.moments, inputs, config.renorm_warmup)
-            for param, critic in zip(params, learner.critics, strict=True)
-        ]
-        values, next_values = jnp.split(jnp.stack([value[:, 0] for value, _ in outputs]), 2, axis=1)
-        next_value = jnp.min(next_values, axis=0)
-        if learner.temperature is not None:
-            next_value = next_value - jnp.exp(learner.temperature.log_alpha) * log_prob
-        target = batch.reward + config.gamma * batch.discount * next_value
-        errors = jnp.mean(jnp.square(values - jax.lax.stop_gradient(target)[None]), axis=1)
-        return jnp.sum(errors), (errors, values, [moments for _, moments in outputs])
-
-    params = tuple(critic.params for critic in learner.critics)
-    gradients, (errors, values, moments) = jax.grad(loss, has_aux=True)(params)
-    critics = tuple(map(partial(_descend, optimizer), learner.critics, gradients, moments))
-    metrics = {
-        "critic_loss": jnp.mean(errors),
-        "q_mean": jnp.mean(values),
-        "q_scale": jnp.mean(jnp.abs(values)),
-    }
-    return critics, metrics
 
 
 def _update_source(config, optimizer, learner: QflexLearner, guides, obs, noise):
@@ -333,7 +267,7 @@ def _update_source(config, optimizer, learner: QflexLearner, guides, obs, noise)
     (policy_loss, (moments, log_std, log_prob)), gradient = jax.value_and_grad(loss, has_aux=True)(
         learner.source.params
     )
-    source = _descend(optimizer, learner.source, gradient, moments)
+    source = descend(optimizer, learner.source, gradient, moments)
     metrics: Metrics = {
         "policy_loss": policy_loss,
         # Of the Gaussian before the squashing, in nats per actuator.
@@ -342,8 +276,7 @@ def _update_source(config, optimizer, learner: QflexLearner, guides, obs, noise)
     temperature = learner.temperature
     if temperature is not None:
         excess = -jnp.mean(log_prob) - config.target_entropy * noise.shape[-1]
-        updates, state = optimizer.update(excess, temperature.optimizer)
-        temperature = Temperature(temperature.log_alpha + updates, state)
+        temperature = common.adapt_temperature(optimizer, temperature, excess)
         metrics["temperature"] = jnp.exp(temperature.log_alpha)
     return source, temperature, metrics
 
@@ -376,14 +309,14 @@ def _update_velocity(
         # Root mean square over actuators of what the ascent moved.
         "displacement": jnp.mean(jnp.sqrt(jnp.mean(jnp.square(end - start), axis=-1))),
     }
-    return _descend(optimizer, velocity, gradient, moments), metrics
+    return descend(optimizer, velocity, gradient, moments), metrics
 
 
 def _judge_flow(config, learner: QflexLearner, guides, obs, noise) -> Metrics:
     """Compares the flow's actions with those of the source that they start from (Eq. 18)."""
     obs, noise = obs[:SUPERIORITY_STATES], noise[:SUPERIORITY_STATES]
-    start, _ = sample_source(config, _folded(learner.source), obs, noise)
-    action = sample_flow(config, _folded(learner.velocity), obs, start)
+    start, _ = sample_source(config, folded(learner.source), obs, noise)
+    action = sample_flow(config, folded(learner.velocity), obs, start)
     critics = tuple(networks.bind(guide, obs) for guide in guides)
     better = combined_value(config, critics, action) > combined_value(config, critics, start)
     return {

@@ -1,0 +1,224 @@
+"""CrossQ: SAC without target networks, thanks to batch normalisation (arXiv 1902.05605, ICLR 2024).
+
+The critics see (obs, action) and (next obs, next action) in one batch, so that both halves share
+their statistics; that makes slow copies of the critics unnecessary.
+"""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mjx_qflex import networks
+from mjx_qflex.algos import common
+from mjx_qflex.algos.common import Network, Temperature
+from mjx_qflex.networks import MLP
+from mjx_qflex.types import Algorithm, Metrics, Mode, Transition
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossqConfig:
+    """Options of CrossQ. The defaults are the paper's.
+
+    The epsilon of batch renormalisation is 1e-5 here, as Qflex has it (table 2); the paper's code
+    has 1e-3.
+    """
+
+    width: int = 256  # units of each hidden layer of the policy
+    critic_widening: int = 8  # the critics' units by the policy's (paper: 2,048 and 256)
+    depth: int = 2  # hidden layers
+    learning_rate: float = 1e-3  # of critics, policy and temperature
+    # Adam's decay of the mean gradient. Whether the authors' temperature has it too is uncertain.
+    beta1: float = 0.5
+    gamma: float = 0.99  # discount per control step
+    reward_scale: float = 1.0  # factor on rewards before the critics see them
+    policy_delay: int = 3  # critic updates to one of policy and temperature
+    initial_alpha: float = 1.0
+    target_entropy: float = -1.0  # nats per actuator
+    tanh_correction: bool = True  # the policy's density counts how tanh squeezes volumes
+    log_std_range: tuple[float, float] = (-20.0, 2.0)
+    renorm_warmup: int = 100_000  # training calls before batch norm becomes batch renorm
+    stale_critic: bool = False  # the policy sees the critics from before this update
+
+
+PRESETS: dict[str, CrossqConfig] = {
+    "default": CrossqConfig(),
+    # What Qflex's authors ran (relax/algorithm/crossq.py of the official code).
+    "qflex_paper": CrossqConfig(
+        critic_widening=1,
+        depth=3,
+        learning_rate=3e-4,
+        policy_delay=1,
+        tanh_correction=False,
+        renorm_warmup=10,  # of the batch renormalisation that all their networks share
+        stale_critic=True,
+    ),
+}
+
+
+class CrossqLearner(NamedTuple):
+    """All that CrossQ learns."""
+
+    critics: tuple[Network, ...]  # two of (obs, action) -> value
+    actor: "Actor"
+    count: jax.Array  # int32 [], updates so far
+
+
+class Actor(NamedTuple):
+    """What every `policy_delay`-th update changes, and what it reports until the next."""
+
+    policy: Network  # obs -> mean and log standard deviation before tanh
+    temperature: Temperature
+    loss: jax.Array  # []
+    entropy: jax.Array  # [] nats per actuator
+
+
+def make(config: CrossqConfig, observation_size: int, action_size: int) -> Algorithm:
+    """Builds CrossQ for observations [O] and actions [A] in [-1, 1].
+
+    Raises:
+      UserError: an option's value is refused.
+    """
+    positive = ("width", "critic_widening", "depth", "learning_rate", "policy_delay")
+    common.check_options("crossq", config, (*positive, "initial_alpha"))
+    optimizer = optax.adam(config.learning_rate, b1=config.beta1)
+
+    def init(key: jax.Array) -> CrossqLearner:
+        critic_key, policy_key = jax.random.split(key)
+        wide = (config.width * config.critic_widening,) * config.depth
+        sizes = (observation_size, *(config.width,) * config.depth, 2 * action_size)
+        return CrossqLearner(
+            critics=common.init_critics(
+                optimizer, critic_key, (observation_size + action_size, *wide, 1), batch_norm=True
+            ),
+            actor=Actor(
+                policy=common.init_network(optimizer, policy_key, sizes, batch_norm=True),
+                temperature=common.init_temperature(optimizer, config.initial_alpha),
+                loss=jnp.zeros(()),
+                entropy=jnp.zeros(()),
+            ),
+            count=jnp.zeros((), jnp.int32),
+        )
+
+    def act(learner: CrossqLearner, obs, carry, key, mode: Mode):
+        """Draws from the policy, or gives tanh of its mean in evaluation."""
+        noise = jax.random.normal(key, (obs.shape[0], action_size))
+        noise = noise if mode == "explore" else jnp.zeros_like(noise)
+        return _sample(config, learner.actor.policy, obs, noise)[0], carry
+
+    def update(learner: CrossqLearner, batch: Transition, key: jax.Array):
+        return _update(config, optimizer, learner, batch, key)
+
+    return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
+
+
+def update_critics(
+    optimizer: optax.GradientTransformation,
+    critics: tuple[Network, ...],
+    batch: Transition,
+    next_action: jax.Array,
+    next_bonus: jax.Array | None,
+    gamma: float,
+    warmup: int,
+) -> tuple[tuple[Network, ...], Metrics]:
+    """CrossQ's critic step: no target network, and both halves of the batch share statistics.
+
+    Args:
+      optimizer: of the critics.
+      critics: two, with batch norm.
+      batch: transitions; the reward is taken as it is.
+      next_action: [B, A], at the next observations.
+      next_bonus: [B], what the next value counts besides the critics, such as entropy; None is 0.
+      gamma: discount.
+      warmup: of batch renormalisation.
+
+    Returns:
+      The critics and metrics.
+    """
+    inputs = jnp.concatenate(
+        [
+            jnp.concatenate([batch.obs, batch.action], axis=-1),
+            jnp.concatenate([batch.next_obs, next_action], axis=-1),
+        ]
+    )
+
+    def loss(params: tuple[MLP, ...]):
+        outputs = [
+            networks.apply_train(param, critic.moments, inputs, warmup)
+            for param, critic in zip(params, critics, strict=True)
+        ]
+        values, next_values = jnp.split(jnp.stack([value[:, 0] for value, _ in outputs]), 2, axis=1)
+        next_value = jnp.min(next_values, axis=0)
+        if next_bonus is not None:
+            next_value = next_value + next_bonus
+        target = batch.reward + gamma * batch.discount * next_value
+        errors = jnp.mean(jnp.square(values - jax.lax.stop_gradient(target)[None]), axis=1)
+        return jnp.sum(errors), (errors, values, [moments for _, moments in outputs])
+
+    params = tuple(critic.params for critic in critics)
+    gradients, (errors, values, moments) = jax.grad(loss, has_aux=True)(params)
+    critics = tuple(map(partial(common.descend, optimizer), critics, gradients, moments))
+    return critics, common.value_metrics(errors, values)
+
+
+def _head(config: CrossqConfig, output, noise):
+    mean, log_std = common.gaussian(output, config.log_std_range)
+    return common.tanh_gaussian(mean, log_std, noise, config.tanh_correction)
+
+
+def _sample(config: CrossqConfig, policy: Network, obs, noise):
+    """Returns the policy's actions [B, A] for standard normal `noise`, and log densities [B]."""
+    return _head(config, networks.apply_folded(common.folded(policy), obs), noise)
+
+
+def _update(config: CrossqConfig, optimizer, learner: CrossqLearner, batch: Transition, key):
+    """One update: critics, then policy and temperature where it is their turn."""
+    next_key, key = jax.random.split(key)
+    noise = jax.random.normal(next_key, batch.action.shape)
+    next_action, log_prob = _sample(config, learner.actor.policy, batch.next_obs, noise)
+    critics, metrics = update_critics(
+        optimizer,
+        learner.critics,
+        batch._replace(reward=config.reward_scale * batch.reward),
+        next_action,
+        -jnp.exp(learner.actor.temperature.log_alpha) * log_prob,
+        config.gamma,
+        config.renorm_warmup,
+    )
+    guides = tuple(
+        networks.fold(old.params if config.stale_critic else new.params, new.moments)
+        for old, new in zip(learner.critics, critics, strict=True)
+    )
+
+    def advance(actor: Actor) -> Actor:
+        return _update_actor(config, optimizer, actor, guides, batch.obs, key)
+
+    actor = common.every(config.policy_delay, learner.count, advance, learner.actor)
+    return CrossqLearner(critics, actor, learner.count + 1), metrics | {
+        "policy_loss": actor.loss,
+        "policy_entropy": actor.entropy,
+        "temperature": jnp.exp(actor.temperature.log_alpha),
+    }
+
+
+def _update_actor(config: CrossqConfig, optimizer, actor: Actor, guides, obs, key) -> Actor:
+    """The policy climbs the critics' minimum plus its entropy; the temperature follows."""
+    critics = tuple(networks.bind(guide, obs) for guide in guides)
+    action_size = actor.policy.params.layers[-1].bias.size // 2
+    noise = jax.random.normal(key, (obs.shape[0], action_size))
+    policy, loss, entropy = common.climb(
+        optimizer,
+        actor.policy,
+        lambda output: _head(config, output, noise),
+        lambda action: jnp.min(common.values(critics, action), axis=0),
+        jnp.exp(actor.temperature.log_alpha),
+        obs,
+        "relu",
+        config.renorm_warmup,
+    )
+    excess = (entropy - config.target_entropy) * action_size
+    temperature = common.adapt_temperature(optimizer, actor.temperature, excess)
+    return Actor(policy, temperature, loss, entropy)
