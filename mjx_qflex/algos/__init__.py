@@ -7,7 +7,7 @@ and add a line to `ALGOS`.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mjx_qflex.algos import crossq, qflex, sac
+from mjx_qflex.algos import crossq, dacer, qflex, qsm, sac, sdac
 from mjx_qflex.lookup import unknown_name
 from mjx_qflex.types import Algorithm
 
@@ -22,8 +22,11 @@ class AlgoEntry(NamedTuple):
 
 ALGOS: dict[str, AlgoEntry] = {
     "crossq": AlgoEntry(crossq.CrossqConfig, crossq.PRESETS, crossq.make),
+    "dacer": AlgoEntry(dacer.DacerConfig, dacer.PRESETS, dacer.make),
     "qflex": AlgoEntry(qflex.QflexConfig, qflex.PRESETS, qflex.make),
+    "qsm": AlgoEntry(qsm.QsmConfig, qsm.PRESETS, qsm.make),
     "sac": AlgoEntry(sac.SacConfig, sac.PRESETS, sac.make),
+    "sdac": AlgoEntry(sdac.SdacConfig, sdac.PRESETS, sdac.make),
 }
 
 

@@ -136,6 +136,11 @@ def values(
     )
 
 
+def min_value(critics: Sequence[Folded], activation: Activation = "relu") -> Callable:
+    """Returns the critics' minimum as a function of actions [B, A]; observations are bound."""
+    return lambda action: jnp.min(values(critics, action, activation), axis=0)
+
+
 def td_step(
     optimizer: optax.GradientTransformation,
     critics: tuple[Network, ...],
@@ -253,6 +258,27 @@ def normal_source(mode: Mode, key: jax.Array, shape: Sequence[int]) -> tuple[Cal
         lambda key: jnp.broadcast_to(jax.random.normal(key, one), shape),
         jax.random.key(EVAL_NOISE_SEED),
     )
+
+
+def best_of(
+    number: int,
+    draw: Callable[[jax.Array], jax.Array],
+    value: Callable[[jax.Array], jax.Array],
+    key: jax.Array,
+) -> jax.Array:
+    """Returns for each row the action [B, A] of highest value among `number` draws.
+
+    Args:
+      number: of draws; 1 needs no values.
+      draw: maps a key to actions [B, A].
+      value: maps actions [B, A] to values [B].
+      key: of the draws.
+    """
+    if number == 1:
+        return draw(key)
+    actions = jax.vmap(draw)(jax.random.split(key, number))
+    best = jnp.argmax(jax.vmap(value)(actions), axis=0)
+    return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
 
 
 # Temperature.

@@ -28,7 +28,7 @@ class CrossqConfig:
     """
 
     width: int = 256  # units of each hidden layer of the policy
-    critic_widening: int = 8  # the critics' units by the policy's (paper: 2,048 and 256)
+    critic_width: int | None = 2048  # of the critics'; None is `width`
     depth: int = 2  # hidden layers
     learning_rate: float = 1e-3  # of critics, policy and temperature
     # Adam's decay of the mean gradient. Whether the authors' temperature has it too is uncertain.
@@ -48,7 +48,7 @@ PRESETS: dict[str, CrossqConfig] = {
     "default": CrossqConfig(),
     # What Qflex's authors ran (relax/algorithm/crossq.py of the official code).
     "qflex_paper": CrossqConfig(
-        critic_widening=1,
+        critic_width=None,
         depth=3,
         learning_rate=3e-4,
         policy_delay=1,
@@ -82,13 +82,13 @@ def make(config: CrossqConfig, observation_size: int, action_size: int) -> Algor
     Raises:
       UserError: an option's value is refused.
     """
-    positive = ("width", "critic_widening", "depth", "learning_rate", "policy_delay")
-    common.check_options("crossq", config, (*positive, "initial_alpha"))
+    positive = ("width", "depth", "learning_rate", "policy_delay", "initial_alpha")
+    common.check_options("crossq", config, positive)
     optimizer = optax.adam(config.learning_rate, b1=config.beta1)
 
     def init(key: jax.Array) -> CrossqLearner:
         critic_key, policy_key = jax.random.split(key)
-        wide = (config.width * config.critic_widening,) * config.depth
+        wide = (config.critic_width or config.width,) * config.depth
         sizes = (observation_size, *(config.width,) * config.depth, 2 * action_size)
         return CrossqLearner(
             critics=common.init_critics(
@@ -213,7 +213,7 @@ def _update_actor(config: CrossqConfig, optimizer, actor: Actor, guides, obs, ke
         optimizer,
         actor.policy,
         lambda output: _head(config, output, noise),
-        lambda action: jnp.min(common.values(critics, action), axis=0),
+        common.min_value(critics),
         jnp.exp(actor.temperature.log_alpha),
         obs,
         "relu",

@@ -114,7 +114,7 @@ def _update(config: SacConfig, optimizer, learner: SacLearner, batch: Transition
     noise = jax.random.normal(next_key, batch.action.shape)
     next_action, log_prob = _sample(config, learner.policy, batch.next_obs, noise)
     targets = common.at(learner.targets, batch.next_obs)
-    next_value = jnp.min(common.values(targets, next_action, config.activation), axis=0)
+    next_value = common.min_value(targets, config.activation)(next_action)
     soft_value = next_value - alpha * log_prob
     target = config.reward_scale * batch.reward + config.gamma * batch.discount * soft_value
     critics, metrics = common.td_step(optimizer, learner.critics, batch, target, config.activation)
@@ -126,7 +126,7 @@ def _update(config: SacConfig, optimizer, learner: SacLearner, batch: Transition
         optimizer,
         learner.policy,
         lambda output: _head(config, output, noise),
-        lambda action: jnp.min(common.values(guides, action, config.activation), axis=0),
+        common.min_value(guides, config.activation),
         alpha,
         batch.obs,
         config.activation,

@@ -1,0 +1,330 @@
+"""DACER: diffusion actor-critic with entropy regulator (Wang et al., arXiv 2405.15177).
+
+The policy's gradient is propagated back through the whole denoising chain. The critics learn the
+return's distribution as a Gaussian (DSAC-T, arXiv 2310.05858). Now and then the policy's entropy
+is estimated by a Gaussian mixture, and steers the noise that is added to actions. The numbers are
+those of the authors' code where the paper has none.
+"""
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mjx_qflex import diffusion, networks
+from mjx_qflex.algos import common
+from mjx_qflex.algos.common import Network, Temperature
+from mjx_qflex.diffusion import NoiseNet, Schedule
+from mjx_qflex.networks import MLP, Activation, Folded
+from mjx_qflex.types import Algorithm, Metrics, Mode, Transition
+
+LOSS_BIAS = 0.1  # added to variances in the critic's loss, against division by small ones
+BOUND = 3.0  # standard deviations, of drawn returns and of their distance to the mean
+
+COMPONENTS = 3  # of the mixture
+CLUSTERING_STEPS = 10  # of k-means, which begins the fit
+FITTING_STEPS = 30  # of expectation and maximisation; the authors' library stops by tolerance
+# Added to variances. The authors' library has 1e-6, in double precision; here the entropy of an
+# actuator has a floor of -3.2 nats, well below any target.
+COVARIANCE_BIAS = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class DacerConfig:
+    """Options of DACER. The defaults are the authors' own setting."""
+
+    width: int = 256  # units of each hidden layer of every network
+    depth: int = 3  # hidden layers
+    activation: Activation = "gelu"  # of the critics (the authors' table; their code: uncertain)
+    learning_rate: float = 1e-4  # of critics and policy
+    gamma: float = 0.99  # discount per control step
+    tau: float = 0.005  # share of the new parameters in the slow copies
+    delay: int = 2  # critic updates to one of policy and slow copies
+    reward_scale: float = 0.2  # factor on rewards before the critics see them
+    diffusion_steps: int = 20
+    schedule: Literal["variance_preserving", "linear"] = "variance_preserving"
+    schedule_scale: float = 0.3  # factor on the linear schedule
+    start_scale: float = 1.0  # standard deviation of the noise that sampling begins with
+    noise_scale: float = 0.15  # of noise on actions, in units of alpha (some tasks: 0.1)
+    initial_alpha: float = 3.0  # the code's logarithm is 1.2, on some tasks 1.7
+    target_entropy: float = -0.9  # nats per actuator
+    alpha_learning_rate: float = 3e-2
+    alpha_period: int = 10_000  # updates to one of the temperature
+    entropy_samples: int = 200  # actions that a mixture is fitted to
+    entropy_states: int = 256  # of a batch, at which that is done
+
+
+PRESETS: dict[str, DacerConfig] = {
+    "default": DacerConfig(),
+    # What Qflex's authors ran, read in the repository that theirs builds on; whether their launcher
+    # also lowers the learning rate of alpha, as it does for SDAC, is uncertain.
+    "qflex_paper": DacerConfig(
+        activation="mish",
+        learning_rate=3e-4,
+        schedule="linear",
+        start_scale=0.5,
+    ),
+}
+
+
+class DacerLearner(NamedTuple):
+    """All that DACER learns."""
+
+    critics: tuple[Network, ...]  # two of (obs, action) -> mean and spread of the return
+    spread: jax.Array  # [2], slow average of each critic's standard deviation
+    actor: "Actor"
+    regulator: "Regulator"
+    count: jax.Array  # int32 [], updates so far
+
+
+class Actor(NamedTuple):
+    """What every `delay`-th update changes, and the loss that it reports until the next."""
+
+    policy: Network  # of a NoiseNet
+    targets: tuple[MLP, ...]  # slow copies of the critics
+    loss: jax.Array  # []
+
+
+class Regulator(NamedTuple):
+    """What every `alpha_period`-th update changes."""
+
+    temperature: Temperature
+    entropy: jax.Array  # [] nats per actuator, as last estimated
+
+
+def make(config: DacerConfig, observation_size: int, action_size: int) -> Algorithm:
+    """Builds DACER for observations [O] and actions [A] in [-1, 1].
+
+    Raises:
+      UserError: an option's value is refused.
+    """
+    positive = ("width", "depth", "learning_rate", "delay", "diffusion_steps", "initial_alpha")
+    positive += ("alpha_period", "entropy_states")
+    common.check_options("dacer", config, positive)
+    if config.schedule == "linear":
+        schedule = diffusion.linear_schedule(config.diffusion_steps, config.schedule_scale)
+    else:
+        schedule = diffusion.variance_preserving_schedule(config.diffusion_steps)
+    optimizer = optax.adam(config.learning_rate)
+    alpha_optimizer = optax.adam(config.alpha_learning_rate)
+
+    def init(key: jax.Array) -> DacerLearner:
+        critic_key, policy_key = jax.random.split(key)
+        sizes = (observation_size + action_size, *(config.width,) * config.depth, 2)
+        critics = common.init_critics(optimizer, critic_key, sizes)
+        net = diffusion.init_noise_net(
+            policy_key, observation_size, action_size, config.width, config.depth
+        )
+        targets = common.copied(tuple(critic.params for critic in critics))
+        temperature = common.init_temperature(alpha_optimizer, config.initial_alpha)
+        return DacerLearner(
+            critics=critics,
+            spread=jnp.zeros(2),
+            actor=Actor(Network(net, (), optimizer.init(net)), targets, jnp.zeros(())),
+            regulator=Regulator(temperature, jnp.zeros(())),
+            count=jnp.zeros((), jnp.int32),
+        )
+
+    def act(learner: DacerLearner, obs, carry, key, mode: Mode):
+        """Draws from the policy; evaluation uses the same draws always, and adds no noise."""
+        draw, key = common.normal_source(mode, key, (obs.shape[0], action_size))
+        alpha = jnp.exp(learner.regulator.temperature.log_alpha) if mode == "explore" else 0.0
+        return _sample(config, schedule, learner.actor.policy.params, alpha, obs, key, draw), carry
+
+    def update(learner: DacerLearner, batch: Transition, key: jax.Array):
+        return _update(config, schedule, optimizer, alpha_optimizer, learner, batch, key)
+
+    return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
+
+
+def _sample(config: DacerConfig, schedule: Schedule, net: NoiseNet, alpha, obs, key, draw):
+    """Returns actions [B, A] in [-1, 1] with the regulator's noise, differentiable in `net`."""
+    draw_key, noise_key = jax.random.split(key)
+    action = diffusion.sample(
+        diffusion.at(net, obs), schedule, draw_key, draw, config.start_scale, "start"
+    )
+    return jnp.clip(action + config.noise_scale * alpha * draw(noise_key), -1.0, 1.0)
+
+
+def _returns(critic: Folded, action, activation: Activation) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and standard deviation [B] of the return of actions [B, A]."""
+    output = networks.apply_folded(critic, action, activation)
+    return output[:, 0], jax.nn.softplus(output[:, 1])
+
+
+def _update(
+    config: DacerConfig,
+    schedule: Schedule,
+    optimizer: optax.GradientTransformation,
+    alpha_optimizer: optax.GradientTransformation,
+    learner: DacerLearner,
+    batch: Transition,
+    key: jax.Array,
+):
+    """One update: critics; policy and slow copies, and regulator, where it is their turn.
+
+    As in the authors' code, the policy sees the critics from before this update.
+    """
+    next_key, return_key, policy_key, entropy_key = jax.random.split(key, 4)
+    alpha = jnp.exp(learner.regulator.temperature.log_alpha)
+
+    def behave(net: NoiseNet, obs: jax.Array, key: jax.Array) -> jax.Array:
+        draw, _ = common.normal_source("explore", key, batch.action.shape)
+        return _sample(config, schedule, net, alpha, obs, key, draw)
+
+    next_action = behave(learner.actor.policy.params, batch.next_obs, next_key)
+    target, drawn = _targets(config, learner.actor.targets, batch, next_action, return_key)
+    critics, spread, metrics = _update_critics(config, optimizer, learner, batch, target, drawn)
+
+    def advance(actor: Actor) -> Actor:
+        guides = common.at(tuple(critic.params for critic in learner.critics), batch.obs)
+
+        def loss(net: NoiseNet) -> jax.Array:
+            action = behave(net, batch.obs, policy_key)
+            means = [_returns(guide, action, config.activation)[0] for guide in guides]
+            return -jnp.mean(jnp.minimum(*means))
+
+        value, gradient = jax.value_and_grad(loss)(actor.policy.params)
+        params = tuple(critic.params for critic in critics)
+        return Actor(
+            policy=common.descend(optimizer, actor.policy, gradient),
+            targets=common.averaged(config.tau, params, actor.targets),
+            loss=value,
+        )
+
+    def regulate(regulator: Regulator) -> Regulator:
+        entropy = _policy_entropy(
+            config, schedule, learner.actor.policy.params, alpha, batch.obs, entropy_key
+        )
+        excess = entropy - config.target_entropy * batch.action.shape[-1]
+        temperature = common.adapt_temperature(alpha_optimizer, regulator.temperature, excess)
+        return Regulator(temperature, entropy / batch.action.shape[-1])
+
+    actor = common.every(config.delay, learner.count, advance, learner.actor)
+    regulator = common.every(config.alpha_period, learner.count, regulate, learner.regulator)
+    return DacerLearner(critics, spread, actor, regulator, learner.count + 1), metrics | {
+        "policy_loss": actor.loss,
+        "policy_entropy": regulator.entropy,
+        "temperature": jnp.exp(regulator.temperature.log_alpha),
+    }
+
+
+def _targets(config: DacerConfig, targets, batch: Transition, next_action, key):
+    """Returns what the critics are to expect [B], and one draw of it [B]."""
+    outputs = [
+        _returns(critic, next_action, config.activation)
+        for critic in common.at(targets, batch.next_obs)
+    ]
+    (mean, _), (other_mean, _) = outputs
+    noise = jax.random.normal(key, (2, *mean.shape))
+    draws = [m + s * jnp.clip(z, -BOUND, BOUND) for (m, s), z in zip(outputs, noise, strict=True)]
+    reward = config.reward_scale * batch.reward
+    discount = config.gamma * batch.discount
+    next_draw = jnp.where(mean < other_mean, *draws)
+    return reward + discount * jnp.minimum(mean, other_mean), reward + discount * next_draw
+
+
+def _update_critics(config: DacerConfig, optimizer, learner: DacerLearner, batch, target, drawn):
+    """DSAC-T's step: means follow the expected target, spreads the drawn one, within bounds."""
+    stop = jax.lax.stop_gradient
+    target, drawn = stop(target), stop(drawn)
+
+    def loss(params: MLP, spread: jax.Array):
+        (critic,) = common.at((params,), batch.obs)
+        mean, deviation = _returns(critic, batch.action, config.activation)
+        fresh = stop(jnp.mean(deviation))
+        spread = jnp.where(
+            learner.count == 0, fresh, config.tau * fresh + (1.0 - config.tau) * spread
+        )
+        q, s = stop(mean), stop(deviation)
+        bounded = q + jnp.clip(drawn - q, -BOUND * spread, BOUND * spread)
+        pull = mean * (target - q) / (jnp.square(s) + LOSS_BIAS)
+        widen = deviation * (jnp.square(q - bounded) - jnp.square(s)) / (s**3 + LOSS_BIAS)
+        # The factor makes the gradient's size independent of the returns' scale.
+        total = -(jnp.square(spread) + LOSS_BIAS) * jnp.mean(pull + widen)
+        return total, (spread, mean, jnp.mean(jnp.square(q - target)), fresh)
+
+    results = [
+        jax.grad(loss, has_aux=True)(critic.params, spread)
+        for critic, spread in zip(learner.critics, learner.spread, strict=True)
+    ]
+    gradients, aux = zip(*results, strict=True)
+    spreads, means, errors, deviations = map(jnp.stack, zip(*aux, strict=True))
+    critics = tuple(
+        common.descend(optimizer, critic, gradient)
+        for critic, gradient in zip(learner.critics, gradients, strict=True)
+    )
+    metrics: Metrics = common.value_metrics(errors, means)
+    return critics, spreads, metrics | {"q_deviation": jnp.mean(deviations)}
+
+
+def _policy_entropy(config: DacerConfig, schedule: Schedule, net: NoiseNet, alpha, obs, key):
+    """Estimates the policy's entropy [] in nats, as a mean over some observations [B, O]."""
+    obs = obs[: config.entropy_states]
+    shape = (config.entropy_samples, net.body.layers[-1].bias.size)
+
+    def at_state(inputs):
+        obs, key = inputs
+        draw, _ = common.normal_source("explore", key, shape)
+        actions = _sample(config, schedule, net, alpha, obs[None], key, draw)
+        return mixture_entropy(actions)
+
+    # One state after the other: full covariances of all at once would not fit for large bodies.
+    return jnp.mean(jax.lax.map(at_state, (obs, jax.random.split(key, obs.shape[0]))))
+
+
+def mixture_entropy(samples: jax.Array) -> jax.Array:
+    """Returns an entropy [] in nats of `samples` [S, A], by a mixture of three Gaussians.
+
+    It is the weights' entropy plus the components' mean entropy: an upper bound of the mixture's,
+    tight where components are apart.
+    """
+    size = samples.shape[-1]
+    responsibility = _clusters(samples)  # [S, K]
+
+    def moments(responsibility):
+        total = jnp.sum(responsibility, axis=0) + 1e-6  # [K]
+        means = responsibility.T @ samples / total[:, None]
+        offsets = samples[None] - means[:, None]  # [K, S, A]
+        weighted = responsibility.T[:, :, None] * offsets
+        covariance = jnp.einsum("ksi,ksj->kij", weighted, offsets) / total[:, None, None]
+        root = jnp.linalg.cholesky(covariance + COVARIANCE_BIAS * jnp.eye(size)[None])
+        log_det = 2.0 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=1, axis2=2)), axis=1)
+        return total / jnp.sum(total), offsets, root, log_det
+
+    def step(_, responsibility):
+        weights, offsets, root, log_det = moments(responsibility)
+        solve = jax.vmap(lambda r, x: jax.scipy.linalg.solve_triangular(r, x.T, lower=True))
+        distance = jnp.sum(jnp.square(solve(root, offsets)), axis=1)  # [K, S]
+        log_density = jnp.log(weights)[:, None] - 0.5 * (distance + log_det[:, None])
+        return jax.nn.softmax(log_density, axis=0).T
+
+    responsibility = jax.lax.fori_loop(0, FITTING_STEPS, step, responsibility)
+    weights, _, _, log_det = moments(responsibility)
+    entropies = 0.5 * (size * (1.0 + math.log(2.0 * math.pi)) + log_det)
+    return jnp.sum(weights * (entropies - jnp.log(weights)))
+
+
+def _clusters(samples: jax.Array) -> jax.Array:
+    """Returns memberships [S, K] of k-means, begun at samples that are far from each other."""
+
+    def distances(centers):
+        return jnp.sum(jnp.square(samples[:, None] - centers[None]), axis=-1)  # [S, K]
+
+    centers = samples[:1]
+    for _ in range(COMPONENTS - 1):
+        farthest = jnp.argmax(jnp.min(distances(centers), axis=1))
+        centers = jnp.concatenate([centers, samples[farthest][None]])
+
+    def members(centers):
+        return jax.nn.one_hot(jnp.argmin(distances(centers), axis=1), COMPONENTS)
+
+    def step(_, centers):
+        member = members(centers)
+        total = jnp.sum(member, axis=0)[:, None]
+        return jnp.where(total > 0, member.T @ samples / jnp.maximum(total, 1.0), centers)
+
+    return members(jax.lax.fori_loop(0, CLUSTERING_STEPS, step, centers))

@@ -1,0 +1,253 @@
+"""SDAC: soft diffusion actor-critic (Ma et al., arXiv 2502.00361).
+
+A diffusion policy is fitted to exp(Q / alpha) without samples from it: around each noisy action,
+candidate clean actions are weighted by their value, and the network learns the noise that leads
+there (reverse sampling score matching). Acting draws many actions and keeps the best by the
+critics. The numbers are those of the authors' code where the paper has none.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mjx_qflex import diffusion
+from mjx_qflex.algos import common
+from mjx_qflex.algos.common import Network, Temperature
+from mjx_qflex.diffusion import NoiseNet, Schedule
+from mjx_qflex.networks import MLP, Activation
+from mjx_qflex.types import Algorithm, Mode, Transition
+
+
+@dataclasses.dataclass(frozen=True)
+class SdacConfig:
+    """Options of SDAC. The defaults are the authors' own setting."""
+
+    width: int = 256  # units of each hidden layer of every network
+    depth: int = 3  # hidden layers
+    activation: Activation = "mish"  # of the critics
+    learning_rate: float = 3e-4  # of critics and policy
+    final_learning_rate: float = 3e-5  # of the policy; it falls linearly to it ...
+    decay_begin: int = 25_000  # ... from this policy update on ...
+    decay_updates: int = 50_000  # ... over so many
+    gamma: float = 0.99  # discount per control step
+    tau: float = 0.005  # share of the new parameters in the slow copies
+    delay: int = 2  # critic updates to one of policy and slow copies
+    reward_scale: float = 0.2  # factor on rewards before the critics see them
+    value_scale: float = 5.0  # factor on values in the candidates' weights; undoes reward_scale
+    diffusion_steps: int = 20
+    schedule_scale: float = 0.8  # factor on the linear schedule of variances
+    start_scale: float = 0.5  # standard deviation of the noise that sampling begins with
+    particles: int = 32  # actions drawn, of which the best by the critics is taken
+    reverse_samples: int = 64  # candidate clean actions to a noisy one
+    noise_scale: float = 0.1  # standard deviation of noise on actions, in units of alpha
+    initial_alpha: float = 5.0
+    target_entropy: float = -0.9  # nats per actuator
+    alpha_learning_rate: float = 7e-3
+    alpha_period: int = 250  # updates to one of the temperature
+
+
+PRESETS: dict[str, SdacConfig] = {
+    "default": SdacConfig(),
+    # What Qflex's authors ran: their launcher hands alpha the learning rate of the networks, so
+    # that it hardly moves. The rest was read in the repository that theirs builds on.
+    "qflex_paper": SdacConfig(alpha_learning_rate=3e-4),
+}
+
+
+class SdacLearner(NamedTuple):
+    """All that SDAC learns."""
+
+    critics: tuple[Network, ...]  # two of (obs, action) -> value
+    actor: "Actor"
+    temperature: Temperature
+    count: jax.Array  # int32 [], updates so far
+
+
+class Actor(NamedTuple):
+    """What every `delay`-th update changes, and the loss that it reports until the next."""
+
+    policy: Network  # of a NoiseNet
+    slow_policy: NoiseNet  # the one that explores
+    targets: tuple[MLP, ...]  # slow copies of the critics
+    loss: jax.Array  # []
+
+
+class Optimizers(NamedTuple):
+    critic: optax.GradientTransformation
+    policy: optax.GradientTransformation
+    temperature: optax.GradientTransformation
+
+
+def make(config: SdacConfig, observation_size: int, action_size: int) -> Algorithm:
+    """Builds SDAC for observations [O] and actions [A] in [-1, 1].
+
+    Raises:
+      UserError: an option's value is refused.
+    """
+    positive = ("width", "depth", "learning_rate", "delay", "diffusion_steps", "particles")
+    positive += ("reverse_samples", "initial_alpha", "alpha_period")
+    common.check_options("sdac", config, positive)
+    schedule = diffusion.linear_schedule(config.diffusion_steps, config.schedule_scale)
+    falling = optax.linear_schedule(
+        config.learning_rate, config.final_learning_rate, config.decay_updates, config.decay_begin
+    )
+    optimizers = Optimizers(
+        critic=optax.adam(config.learning_rate),
+        policy=optax.adam(falling),
+        temperature=optax.adam(config.alpha_learning_rate),
+    )
+
+    def init(key: jax.Array) -> SdacLearner:
+        return _init(config, optimizers, observation_size, action_size, key)
+
+    def act(learner: SdacLearner, obs, carry, key, mode: Mode):
+        """Draws with the slow policy; evaluation uses the same draws always, and adds no noise."""
+        draw, key = common.normal_source(mode, key, (obs.shape[0], action_size))
+        draw_key, noise_key = jax.random.split(key)
+        critics = common.at(tuple(critic.params for critic in learner.critics), obs)
+        predict = diffusion.at(learner.actor.slow_policy, obs)
+        action = _best_action(config, schedule, predict, critics, draw_key, draw)
+        if mode == "explore":
+            action = action + _deviation(config, learner.temperature) * draw(noise_key)
+        return action, carry
+
+    def update(learner: SdacLearner, batch: Transition, key: jax.Array):
+        return _update(config, schedule, optimizers, learner, batch, key)
+
+    return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
+
+
+def _init(config: SdacConfig, optimizers: Optimizers, observation_size, action_size, key):
+    critic_key, policy_key = jax.random.split(key)
+    sizes = (observation_size + action_size, *(config.width,) * config.depth, 1)
+    critics = common.init_critics(optimizers.critic, critic_key, sizes)
+    net = diffusion.init_noise_net(
+        policy_key, observation_size, action_size, config.width, config.depth
+    )
+    return SdacLearner(
+        critics=critics,
+        actor=Actor(
+            policy=Network(net, (), optimizers.policy.init(net)),
+            slow_policy=common.copied(net),
+            targets=common.copied(tuple(critic.params for critic in critics)),
+            loss=jnp.zeros(()),
+        ),
+        temperature=common.init_temperature(optimizers.temperature, config.initial_alpha),
+        count=jnp.zeros((), jnp.int32),
+    )
+
+
+def _deviation(config: SdacConfig, temperature: Temperature) -> jax.Array:
+    """Returns the standard deviation [] of the noise on actions."""
+    return config.noise_scale * jnp.exp(temperature.log_alpha)
+
+
+def _best_action(config: SdacConfig, schedule: Schedule, predict, critics, key, draw):
+    """Draws `particles` actions for each observation; returns those of highest value [B, A]."""
+
+    def particle(key):
+        return diffusion.sample(predict, schedule, key, draw, config.start_scale, "start")
+
+    value = common.min_value(critics, config.activation)
+    return common.best_of(config.particles, particle, value, key)
+
+
+def _update(
+    config: SdacConfig,
+    schedule: Schedule,
+    optimizers: Optimizers,
+    learner: SdacLearner,
+    batch: Transition,
+    key: jax.Array,
+):
+    """One update: critics; policy and slow copies, and temperature, where it is their turn.
+
+    As in the authors' code, the policy sees the critics from before this update.
+    """
+    next_key, policy_key = jax.random.split(key)
+    old = tuple(critic.params for critic in learner.critics)
+    deviation = _deviation(config, learner.temperature)
+
+    def behave(obs: jax.Array, key: jax.Array) -> jax.Array:
+        draw_key, noise_key = jax.random.split(key)
+        draw, _ = common.normal_source("explore", key, batch.action.shape)
+        predict = diffusion.at(learner.actor.policy.params, obs)
+        action = _best_action(config, schedule, predict, common.at(old, obs), draw_key, draw)
+        return action + deviation * draw(noise_key)
+
+    next_action = behave(batch.next_obs, next_key)
+    targets = common.at(learner.actor.targets, batch.next_obs)
+    next_value = common.min_value(targets, config.activation)(next_action)
+    target = config.reward_scale * batch.reward + config.gamma * batch.discount * next_value
+    critics, metrics = common.td_step(
+        optimizers.critic, learner.critics, batch, target, config.activation
+    )
+
+    def advance(actor: Actor) -> Actor:
+        action_key, key = jax.random.split(policy_key)
+        alpha = jnp.exp(learner.temperature.log_alpha)
+        action = behave(batch.obs, action_key)
+        policy, loss = _update_policy(
+            config, schedule, optimizers, actor.policy, old, alpha, batch.obs, action, key
+        )
+        params = tuple(critic.params for critic in critics)
+        return Actor(
+            policy=policy,
+            slow_policy=common.averaged(config.tau, policy.params, actor.slow_policy),
+            targets=common.averaged(config.tau, params, actor.targets),
+            loss=loss,
+        )
+
+    def cool(temperature: Temperature) -> Temperature:
+        # Entropy of the noise on actions, a lower bound of the policy's own.
+        scale = jnp.log(_deviation(config, temperature))
+        entropy = scale + 0.5 * math.log(2.0 * math.pi * math.e)
+        excess = (entropy - config.target_entropy) * batch.action.shape[-1]
+        return common.adapt_temperature(optimizers.temperature, temperature, excess)
+
+    actor = common.every(config.delay, learner.count, advance, learner.actor)
+    temperature = common.every(config.alpha_period, learner.count, cool, learner.temperature)
+    return SdacLearner(critics, actor, temperature, learner.count + 1), metrics | {
+        "policy_loss": actor.loss,
+        "temperature": jnp.exp(temperature.log_alpha),
+    }
+
+
+def _update_policy(
+    config: SdacConfig,
+    schedule: Schedule,
+    optimizers: Optimizers,
+    policy: Network,
+    critics: tuple[MLP, ...],
+    alpha: jax.Array,
+    obs: jax.Array,
+    action: jax.Array,
+    key: jax.Array,
+) -> tuple[Network, jax.Array]:
+    """Reverse sampling score matching around noisy versions of `action` [B, A]."""
+    step_key, noise_key, candidate_key = jax.random.split(key, 3)
+    batch_size = action.shape[0]
+    step = jax.random.randint(step_key, (batch_size,), 0, schedule.num_steps)
+    noisy = diffusion.noised(schedule, action, jax.random.normal(noise_key, action.shape), step)
+    shape = (config.reverse_samples, *action.shape)
+    candidates = jax.random.normal(candidate_key, shape)  # of the noise [K, B, A]
+    bound = common.at(critics, obs)
+
+    def value(noise: jax.Array) -> jax.Array:
+        clean = jnp.clip(diffusion.denoised(schedule, noisy, noise, step), -1.0, 1.0)
+        return common.min_value(bound, config.activation)(clean)
+
+    weights = jax.nn.softmax(config.value_scale * jax.vmap(value)(candidates) / alpha, axis=0)
+
+    def loss(net: NoiseNet) -> jax.Array:
+        # The network sees the noisy action alone, so one prediction serves all candidates.
+        predicted = diffusion.at(net, obs)(noisy, step)
+        errors = jnp.mean(jnp.square(predicted[None] - candidates), axis=-1)
+        return jnp.mean(jnp.sum(weights * errors, axis=0))
+
+    policy_loss, gradient = jax.value_and_grad(loss)(policy.params)
+    return common.descend(optimizers.policy, policy, gradient), policy_loss
