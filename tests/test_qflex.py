@@ -244,25 +244,6 @@ def check_adam_step(config, loss, before, after):
             np.testing.assert_allclose(moved, step, rtol=2e-2, atol=2e-3 * config.learning_rate)
 
 
-@pytest.mark.parametrize("name", algos.ALGOS)
-def test_every_preset_updates_in_place_with_one_trace(name):
-    for preset, config in algos.entry(name).presets.items():
-        config = dataclasses.replace(config, width=8, depth=1, ascent_steps=2)
-        algorithm = algos.make(name, config, OBS, ACT)
-        traces = []
-
-        def update(learner, batch, key, algorithm=algorithm, traces=traces):
-            traces.append(None)
-            return algorithm.update(learner, batch, key)
-
-        update = jax.jit(update, donate_argnums=0)
-        learner = algorithm.init(jax.random.key(0))
-        for seed in range(3):
-            learner, metrics = update(learner, random_batch(seed), jax.random.key(seed))
-        assert len(traces) == 1, preset
-        assert all(np.isfinite(value) and value.shape == () for value in metrics.values()), preset
-
-
 def act(config, mode, seed=0, num_envs=5, learner=None):
     algorithm = qflex.make(config, OBS, ACT)
     learner = learner or algorithm.init(jax.random.key(0))

@@ -1,0 +1,172 @@
+"""What every algorithm of the registry owes the loop, whatever its paper."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_envs
+
+from mjx_qflex import algos, networks, tasks
+from mjx_qflex.errors import UserError
+from mjx_qflex.training.loop import LoopConfig, make_loop
+from mjx_qflex.types import Transition
+
+OBS, ACT, BATCH = 5, 3, 16
+# Small sizes of whichever of these options an algorithm has.
+TINY = {
+    "width": 8, "critic_width": None, "depth": 1, "ascent_steps": 2, "euler_steps": 2,
+    "diffusion_steps": 3, "particles": 2, "reverse_samples": 4, "entropy_samples": 20,
+    "entropy_states": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    """These programs are small and run for a moment; compiling them takes longest."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def configured(name, preset="default", **options):
+    config = algos.entry(name).presets[preset]
+    return dataclasses.replace(config, **{k: v for k, v in options.items() if hasattr(config, k)})
+
+
+def random_batch(seed):
+    keys = jax.random.split(jax.random.key(seed), 5)
+    return Transition(
+        obs=jax.random.normal(keys[0], (BATCH, OBS)),
+        action=jax.random.uniform(keys[1], (BATCH, ACT), minval=-1.0),
+        reward=jax.random.normal(keys[2], (BATCH,)),
+        discount=jax.random.bernoulli(keys[3], 0.7, (BATCH,)).astype(jnp.float32),
+        next_obs=jax.random.normal(keys[4], (BATCH, OBS)),
+    )
+
+
+def assert_equal(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def counted(function, calls):
+    """Returns the function; each time Python runs it, that is, traces it, `calls` grows."""
+
+    def traced(*arguments):
+        calls.append(None)
+        return function(*arguments)
+
+    return traced
+
+
+@pytest.mark.parametrize("name", algos.ALGOS)
+def test_update_and_act(name):
+    algorithm = algos.make(name, configured(name, **TINY), OBS, ACT)
+    init, traces = jax.jit(algorithm.init), []
+    update = jax.jit(counted(algorithm.update, traces), donate_argnums=0)
+
+    def trained():
+        learner = init(jax.random.key(0))
+        for seed in range(3):
+            learner, metrics = update(learner, random_batch(seed), jax.random.key(seed))
+            assert all(value.shape == () and np.isfinite(value) for value in metrics.values())
+        return learner, metrics
+
+    learner, metrics = trained()
+    assert len(traces) == 1
+    assert {"critic_loss", "policy_loss", "q_mean", "q_scale"} <= set(metrics)
+    assert_equal((learner, metrics), trained())
+    # Every weight matrix moved, and nothing broke.
+    before = init(jax.random.key(0))
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(learner), strict=True):
+        assert np.isfinite(new).all()
+        assert new.ndim < 2 or not np.array_equal(old, new)
+    check_acting(algorithm, learner)
+
+
+def check_acting(algorithm, learner):
+    """Exploring draws; evaluating is a function of the observation."""
+    act = jax.jit(algorithm.act, static_argnums=4)
+    obs = jnp.concatenate([jnp.ones((2, OBS)), -jnp.ones((2, OBS))])
+
+    def action(mode, seed):
+        action, carry = act(learner, obs, algorithm.init_carry(4), jax.random.key(seed), mode)
+        assert action.shape == (4, ACT) and np.isfinite(action).all()
+        assert_equal(carry, algorithm.init_carry(4))
+        return np.asarray(action)
+
+    explored = action("explore", 0)
+    np.testing.assert_array_equal(explored, action("explore", 0))
+    assert not np.array_equal(explored, action("explore", 1))
+    assert not np.array_equal(explored[0], explored[1])  # worlds draw each for themselves
+    evaluated = action("eval", 0)
+    np.testing.assert_array_equal(evaluated, action("eval", 1))
+    np.testing.assert_allclose(evaluated[0], evaluated[1], atol=1e-6)
+    assert not np.allclose(evaluated[0], evaluated[2])  # the observation matters
+
+
+@pytest.mark.parametrize("name", algos.ALGOS)
+def test_trains_in_the_loop_with_one_trace(name):
+    env = tasks.make("chain_reach", num_joints=3)
+    config = configured(name, **TINY)
+    algorithm = algos.make(name, config, env.observation_size, env.action_size)
+    sizes = LoopConfig(
+        num_envs=4, batch_size=8, prefill_transitions=40, replay_capacity=200,
+        steps_per_epoch=25, reset_pool=4, eval_envs=4,
+    )  # fmt: skip
+    traces = []
+    algorithm = algorithm._replace(update=counted(algorithm.update, traces))
+    loop = make_loop(env, algorithm, sizes)
+    run = loop.prefill(loop.init(jax.random.PRNGKey(0)))
+    for _ in range(2):
+        run, metrics = loop.epoch(run)
+    assert len(traces) == 1
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert metrics["nonfinite_worlds"] == 0 and run.updates == 50
+
+
+PROBE = LoopConfig(
+    num_envs=16, batch_size=64, updates_per_step=1, prefill_transitions=2_000,
+    replay_capacity=50_000, steps_per_epoch=1_000, reset_pool=64, eval_envs=32,
+)  # fmt: skip
+# Options that suit a thousand updates; those not named here are the defaults.
+FAST = {
+    "width": 32, "critic_width": None, "depth": 2, "learning_rate": 2e-3, "policy_tau": 0.02,
+    "diffusion_steps": 5, "particles": 4, "reverse_samples": 8, "alpha_period": 50,
+    "alpha_learning_rate": 0.1, "target_entropy": -2.0, "gradient_scale": 1.0,
+    "entropy_samples": 50, "entropy_states": 4, "ascent_steps": 5,
+    "euler_steps": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", algos.ALGOS)
+def test_learns_the_value_of_actions_and_takes_the_best(name):
+    """One step with reward -(a - 0.5 s)^2: the value is the reward, the best action 0.5 s."""
+    env = toy_envs.ActionReward()
+    config = configured(name, **FAST)
+    loop = make_loop(env, algos.make(name, config, env.observation_size, env.action_size), PROBE)
+    run, _ = loop.epoch(loop.prefill(loop.init(jax.random.PRNGKey(0))))
+
+    obs, action = np.repeat([-1.0, 1.0], 5), np.tile([-0.8, -0.4, 0.0, 0.4, 0.8], 2)
+    inputs = jnp.asarray(np.stack([obs, action], axis=1), jnp.float32)
+    activation = getattr(config, "activation", "relu")
+    values = [
+        networks.apply_folded(networks.fold(critic.params, critic.moments), inputs, activation)
+        for critic in run.learner.critics
+    ]
+    values = np.stack(values)[:, :, 0] / getattr(config, "reward_scale", 1.0)
+    expected = np.broadcast_to(-np.square(action - 0.5 * obs), (2, 10))
+    np.testing.assert_allclose(values, expected, atol=0.25)
+    # Doing nothing returns -0.25, random actions -0.58.
+    trained = loop.evaluate(run.learner, jax.random.PRNGKey(1)).return_.mean()
+    assert trained > -0.06
+
+
+@pytest.mark.parametrize("name", algos.ALGOS)
+def test_refused_options(name):
+    for option, value in (("width", 0), ("log_std_range", (2.0, -20.0)), ("activation", "selu")):
+        config = configured(name, **{option: value})
+        if hasattr(config, option):
+            with pytest.raises(UserError, match=option):
+                algos.make(name, config, OBS, ACT)
