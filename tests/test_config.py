@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from mjx_qflex import algos
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
 
@@ -36,6 +37,24 @@ def test_code_preset_sets_algorithm_and_reward():
     assert config.algo_config.bootstrap == "source"
     assert config.task_config.reward_set == "code"
     assert configs.resolve("ms_human_walk", device="gpu").task_config.reward_set == "paper"
+
+
+@pytest.mark.parametrize("algo", sorted(set(algos.ALGOS) - {"qflex"}))
+def test_baselines_by_preset(algo, tmp_path):
+    presets = algos.entry(algo).presets
+    for preset, options in (("gpu", "default"), ("paper", "qflex_paper"), ("code", "qflex_paper")):
+        config = configs.resolve("chain_reach", algo, preset)
+        width = configs.sizes_of(preset, "chain_reach").width
+        assert config.algo_config == dataclasses.replace(presets[options], width=width)
+        configs.save(config, tmp_path)
+        assert configs.load(tmp_path) == config
+
+
+def test_a_preset_may_set_options_of_an_algorithm_on_any_task():
+    assert resolve(algo="crossq").algo_config.critic_width == 256
+    assert configs.resolve("arm_reach", "sdac", "cpu").algo_config.particles == 4
+    assert resolve("algo.particles=7", algo="sdac").algo_config.particles == 7
+    assert configs.resolve("arm_reach", "sdac", "gpu").algo_config.particles == 32
 
 
 def test_flags_override_presets_and_sets_override_flags():
