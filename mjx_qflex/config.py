@@ -61,8 +61,7 @@ SIZES: dict[str, dict[str, Sizes]] = {
 }
 # fmt: on
 
-# Settings in the form of --set that a preset makes on a task ("*": on any) with an algorithm; sizes
-# are above.
+# Settings in the form of --set that a preset makes on a task ("*": on any) with an algorithm.
 PRESET_SETTINGS: dict[tuple[str, str, str], tuple[str, ...]] = {
     # Ten minutes on two cores are few updates: a short horizon, large steps along the critic's
     # gradient, and evaluation without noise.
@@ -73,20 +72,15 @@ PRESET_SETTINGS: dict[tuple[str, str, str], tuple[str, ...]] = {
         "algo.eval_noise=mean",
     ),
     ("code", "ms_human_walk", "qflex"): ("task.reward_set=code",),
-    # What accelerators do in passing would take two cores hours.
+    # What an accelerator does in passing takes two cores hours.
     ("cpu", "*", "crossq"): ("algo.critic_width=256",),
     ("cpu", "*", "dacer"): ("algo.entropy_states=32",),
     ("cpu", "*", "sdac"): ("algo.particles=4", "algo.reverse_samples=16"),
 }
 
-# The set of algorithm options that each preset takes: the first that the algorithm has. Baselines
-# have one set for Qflex's paper and code.
-ALGO_PRESETS = {
-    "cpu": ("default",),
-    "gpu": ("default",),
-    "paper": ("paper", "qflex_paper"),
-    "code": ("code", "qflex_paper"),
-}
+# The sets of algorithm options that a preset takes, the first that the algorithm has; else its
+# default. Baselines have one set for Qflex's paper and code.
+ALGO_PRESETS = {"paper": ("paper", "qflex_paper"), "code": ("code", "qflex_paper")}
 
 
 @dataclass(frozen=True)
@@ -147,11 +141,8 @@ def resolve(
         raise unknown_name("preset", preset, SIZES)
     sizes = sizes_of(preset, task)
 
-    algo_config = next(
-        entry.presets[name] for name in ALGO_PRESETS[preset] if name in entry.presets
-    )
-    if hasattr(algo_config, "width"):
-        algo_config = replace(algo_config, width=sizes.width)
+    names = (*ALGO_PRESETS.get(preset, ()), "default")
+    options = next(entry.presets[name] for name in names if name in entry.presets)
     num_envs = sizes.num_envs if num_envs is None else num_envs
     config = Config(
         task=task,
@@ -170,11 +161,11 @@ def resolve(
             reset_pool=num_envs,
             eval_envs=sizes.eval_envs,
         ),
-        algo_config=algo_config,
+        algo_config=replace(options, width=sizes.width),
         task_config=task_config,
     )
-    settings = [PRESET_SETTINGS.get((preset, name, algo), ()) for name in ("*", task)]
-    return apply_sets(config, (*settings[0], *settings[1], *sets))
+    general, special = (PRESET_SETTINGS.get((preset, name, algo), ()) for name in ("*", task))
+    return apply_sets(config, (*general, *special, *sets))
 
 
 def default_preset(device: str | None = None) -> str:

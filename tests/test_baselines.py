@@ -12,6 +12,7 @@ from test_qflex import np_eval, np_train
 
 from mjx_qflex import algos, diffusion
 from mjx_qflex.algos import dacer, qsm
+from mjx_qflex.algos.common import Network
 from mjx_qflex.types import Transition
 
 OBS, ACT, BATCH = 5, 3, 16
@@ -74,8 +75,7 @@ class Step:
                 return np.mean((value - target) ** 2)
 
             losses.append(loss(self.old.critics[index].params))
-            after = self.new.critics[index].params
-            ref.check_adam((raw.params, raw.optimizer), after, loss, config.learning_rate)
+            ref.check_adam(raw, self.new.critics[index], loss, config.learning_rate)
         np.testing.assert_allclose(self.metrics["critic_loss"], np.mean(losses), rtol=1e-4)
 
     def check_averaged(self, slow_before, slow_after, fast_after, rate):
@@ -84,9 +84,11 @@ class Step:
 
     def check_temperature(self, raw, after, excess, rate, beta1=0.9):
         """`log_alpha` took a step on log_alpha times the excess of entropy."""
-        before = raw.log_alpha[None], jax.tree.map(lambda x: x[None], raw.optimizer)
-        before = before[0], (raw.optimizer[0]._replace(mu=before[1][0].mu, nu=before[1][0].nu),)
-        ref.check_adam(before, after.log_alpha[None], lambda x: float(x[0]) * excess, rate, beta1)
+        before, after = (
+            Network(x.log_alpha[None], (), jax.tree.map(lambda y: y[None], x.optimizer))
+            for x in (raw, after)
+        )
+        ref.check_adam(before, after, lambda x: float(x[0]) * excess, rate, beta1)
 
 
 @pytest.mark.parametrize("preset", ["default", "qflex_paper"])
@@ -113,7 +115,7 @@ def test_sac(preset):
         return np.mean(alpha * log_prob - value)
 
     raw = step.raw.policy
-    ref.check_adam((raw.params, raw.optimizer), new.policy.params, loss, RATE)
+    ref.check_adam(raw, new.policy, loss, RATE)
     np.testing.assert_allclose(step.metrics["policy_loss"], loss(old.policy.params), rtol=1e-4)
     entropy = -policy(old.policy.params, batch.obs, noise)[1].mean()
     np.testing.assert_allclose(step.metrics["policy_entropy"], entropy / ACT, rtol=1e-4)
@@ -152,8 +154,8 @@ def test_crossq(preset):
             return np.mean((joint(index, params)[:BATCH] - target) ** 2)
 
         losses.append(critic_loss(old.critics[index].params))
-        raw, after = step.raw.critics[index], new.critics[index].params
-        ref.check_adam((raw.params, raw.optimizer), after, critic_loss, RATE, beta1=0.5)
+        raw, after = step.raw.critics[index], new.critics[index]
+        ref.check_adam(raw, after, critic_loss, RATE, beta1=0.5)
     np.testing.assert_allclose(step.metrics["critic_loss"], np.mean(losses), rtol=1e-4)
 
     noise = ref.normal(key, (BATCH, ACT))
@@ -171,10 +173,13 @@ def test_crossq(preset):
         return np.mean(alpha * log_prob - np.minimum(*values))
 
     raw = step.raw.actor.policy
-    ref.check_adam((raw.params, raw.optimizer), new.actor.policy.params, policy_loss, RATE, 0.5)
+    ref.check_adam(raw, new.actor.policy, policy_loss, RATE, 0.5)
     expected = policy_loss(old.actor.policy.params)
     np.testing.assert_allclose(step.metrics["policy_loss"], expected, rtol=1e-4)
-    excess = (step.metrics["policy_entropy"] + 1) * ACT
+    output = np_train(old.actor.policy[:2], batch.obs, 1, corrections["policy"])
+    entropy = -ref.tanh_gaussian(config, output, noise)[1].mean()
+    np.testing.assert_allclose(step.metrics["policy_entropy"], entropy / ACT, rtol=1e-4)
+    excess = entropy + ACT
     step.check_temperature(step.raw.actor.temperature, new.actor.temperature, excess, RATE, 0.5)
     # The next update is not the policy's turn where it has to wait.
     waited = np.all(step.after_next.actor.policy.params.layers[0].kernel
@@ -225,7 +230,7 @@ def test_sdac(preset):
 
     raw = step.raw.actor.policy
     # Two of four steps of the falling rate are done.
-    ref.check_adam((raw.params, raw.optimizer), new.actor.policy.params, loss, (RATE + 3e-5) / 2)
+    ref.check_adam(raw, new.actor.policy, loss, (RATE + 3e-5) / 2)
     np.testing.assert_allclose(
         step.metrics["policy_loss"], loss(old.actor.policy.params), rtol=1e-4
     )
@@ -281,7 +286,7 @@ def test_dacer(preset):
             widening = std * ((q - bounded) ** 2 - s**2) / (s**3 + 0.1)
             return -(spread**2 + 0.1) * np.mean(towards + widening)
 
-        ref.check_adam((raw.params, raw.optimizer), new.critics[index].params, loss, RATE)
+        ref.check_adam(raw, new.critics[index], loss, RATE)
         errors.append(np.mean((q - target) ** 2))
     np.testing.assert_allclose(step.metrics["critic_loss"], np.mean(errors), rtol=1e-4)
 
@@ -291,7 +296,7 @@ def test_dacer(preset):
         return -np.mean(np.minimum(*values))
 
     raw = step.raw.actor.policy
-    ref.check_adam((raw.params, raw.optimizer), new.actor.policy.params, policy_loss, RATE)
+    ref.check_adam(raw, new.actor.policy, policy_loss, RATE)
     np.testing.assert_allclose(
         step.metrics["policy_loss"], policy_loss(old.actor.policy.params), rtol=1e-4
     )
@@ -331,7 +336,7 @@ def test_qsm(preset):
         return np.mean((output(params) - wanted) ** 2)
 
     raw = step.raw.policy
-    ref.check_adam((raw.params, raw.optimizer), new.policy.params, loss, RATE)
+    ref.check_adam(raw, new.policy, loss, RATE)
     np.testing.assert_allclose(step.metrics["policy_loss"], loss(old.policy.params), rtol=1e-4)
     step.check_averaged(old.slow_policy, new.slow_policy, new.policy.params, 0.2)
 
