@@ -10,7 +10,7 @@ has a switch in `QflexConfig`, and `PRESETS` holds both settings.
 import dataclasses
 import math
 from functools import partial
-from typing import Literal, NamedTuple, get_args, get_type_hints
+from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import optax
 
 from mjx_qflex import flow, networks
 from mjx_qflex.errors import UserError
-from mjx_qflex.networks import MLP, Folded, Moments
+from mjx_qflex.networks import MLP, Folded, Linear, Moments
 from mjx_qflex.types import Algorithm, Metrics, Mode, Transition
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -33,8 +33,12 @@ class QflexConfig:
     width: int = 256  # units of each hidden layer of every network (paper: 1024 for 700 muscles)
     depth: int = 3  # hidden layers
     learning_rate: float = 3e-4
+    source_learning_rate: float | None = None  # of the source policy; None: as the others
     beta1: float = 0.5  # Adam's decay of the mean gradient
     gamma: float = 0.99  # discount per control step
+    reward_scale: float = 1.0  # factor on rewards in the critics' target
+    initial_std: float = 1.0  # of the source before any update, ahead of the squashing
+    output_gain: float = 1.0  # factor on every network's initial output kernel; see _init
     ascent_steps: int = 20  # N, steps of gradient ascent on the critic
     ascent_step_size: float = 0.01  # eta, factor on the critic's gradient
     euler_steps: int = 20  # of the flow when acting; one lasts dt = 1 / euler_steps
@@ -141,7 +145,9 @@ def make(
             f"the metric has shape {metric.shape}; give ({action_size},) or "
             f"({action_size}, {action_size})"
         )
+    source_rate = config.source_learning_rate or config.learning_rate
     optimizer = optax.adam(config.learning_rate, b1=config.beta1)
+    source_optimizer = optax.adam(source_rate, b1=config.beta1)
 
     def init(key: jax.Array) -> QflexLearner:
         return _init(config, optimizer, observation_size, action_size, key)
@@ -150,7 +156,7 @@ def make(
         return _act(config, action_size, learner, obs, key, mode), carry
 
     def update(learner: QflexLearner, batch: Transition, key: jax.Array):
-        return _update(config, optimizer, metric, learner, batch, key)
+        return _update(config, optimizer, source_optimizer, metric, learner, batch, key)
 
     return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
 
@@ -158,32 +164,48 @@ def make(
 def _check(config: QflexConfig) -> None:
     hints = get_type_hints(QflexConfig)
     for name, value in dataclasses.asdict(config).items():
-        choices = get_args(hints[name])
+        choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else ()
         if choices and value not in choices:
             raise UserError(f"qflex has {name}={value!r}; give one of {', '.join(choices)}")
-    for name in ("width", "depth", "learning_rate", "ascent_steps", "euler_steps"):
+    for name in (
+        "width", "depth", "learning_rate", "initial_std", "reward_scale", "output_gain",
+        "ascent_steps", "euler_steps",
+    ):  # fmt: skip
         if getattr(config, name) <= 0:
             raise UserError(f"qflex has {name}={getattr(config, name)}; give more than 0")
 
 
 def _init(config, optimizer, observation_size, action_size, key) -> QflexLearner:
+    """A fresh learner.
+
+    A critic's random first gradient grows with the number of actuators and, with a gain of 1, is
+    several times the true one where there are 700; source and flow follow it before the data
+    could correct it. A small `output_gain` starts the critics flat, the flow at rest, and the
+    source at actions near 0.
+    """
     hidden = (config.width,) * config.depth
     everywhere = config.batch_norm == "everywhere"
 
-    def network(key, inputs, outputs, batch_norm) -> Network:
-        params, moments = networks.init_mlp(key, (inputs, *hidden, outputs), batch_norm)
+    def network(key, inputs, output_bias, batch_norm) -> Network:
+        sizes = (inputs, *hidden, len(output_bias))
+        params, moments = networks.init_mlp(key, sizes, batch_norm)
+        *inner, last = params.layers
+        last = Linear(config.output_gain * last.kernel, output_bias)
+        params = params._replace(layers=(*inner, last))
         return Network(params, moments, optimizer.init(params))
 
     keys = jax.random.split(key, 4)
     pair = observation_size + action_size
+    rest = jnp.zeros(action_size)
+    gaussian_at_rest = jnp.concatenate([rest, jnp.full(action_size, math.log(config.initial_std))])
     temperature = None
     if config.entropy:
         log_alpha = jnp.zeros(())
         temperature = Temperature(log_alpha, optimizer.init(log_alpha))
     return QflexLearner(
-        critics=(network(keys[0], pair, 1, True), network(keys[1], pair, 1, True)),
-        source=network(keys[2], observation_size, 2 * action_size, everywhere),
-        velocity=network(keys[3], pair + 1, action_size, everywhere),
+        critics=tuple(network(key, pair, jnp.zeros(1), True) for key in keys[:2]),
+        source=network(keys[2], observation_size, gaussian_at_rest, everywhere),
+        velocity=network(keys[3], pair + 1, rest, everywhere),
         temperature=temperature,
     )
 
@@ -255,7 +277,9 @@ def _descend(optimizer, network: Network, gradient, moments) -> Network:
     return Network(params, moments, state)  # pyright: ignore[reportArgumentType]
 
 
-def _update(config, optimizer, metric, learner: QflexLearner, batch: Transition, key):
+def _update(
+    config, optimizer, source_optimizer, metric, learner: QflexLearner, batch: Transition, key
+):
     """One update: critics, source policy, flow, in this order; returns (learner, metrics)."""
     noise_key, time_key = jax.random.split(key)
     # One draw serves bootstrap, source loss and flow, as in the official code.
@@ -266,7 +290,7 @@ def _update(config, optimizer, metric, learner: QflexLearner, batch: Transition,
         for old, new in zip(learner.critics, critics, strict=True)
     )
     source, temperature, source_metrics = _update_source(
-        config, optimizer, learner, guides, batch.obs, noise
+        config, source_optimizer, learner, guides, batch.obs, noise
     )
     flow_obs = batch.next_obs if config.flow_states == "next" else batch.obs
     time = jax.random.uniform(time_key, (noise.shape[0], 1))
@@ -301,7 +325,8 @@ def _update_critics(config, optimizer, learner: QflexLearner, batch: Transition,
         next_value = jnp.min(next_values, axis=0)
         if learner.temperature is not None:
             next_value = next_value - jnp.exp(learner.temperature.log_alpha) * log_prob
-        target = batch.reward + config.gamma * batch.discount * next_value
+        reward = config.reward_scale * batch.reward
+        target = reward + config.gamma * batch.discount * next_value
         errors = jnp.mean(jnp.square(values - jax.lax.stop_gradient(target)[None]), axis=1)
         return jnp.sum(errors), (errors, values, [moments for _, moments in outputs])
 
