@@ -136,12 +136,11 @@ class PortedBody:
         # independent Cholesky calls side by side, and on two cores both then wait for ever for
         # helpers from the one pool of threads that they occupy (jaxlib 0.10.2).
         damping = jnp.diag(dt * dynamics.damping_matrix(tree, joints.slope))
-        damped_factor = jnp.linalg.cholesky(mass + damping)
+        damped_factor = solver.factor(mass + damping)
         acceleration = solver.constrained_acceleration(
             mass,
             force,
             solver.solve_factored(damped_factor, force),
-            tree.limit_dof,
             rows,
             self.iterations,
             self.ls_iterations,
