@@ -38,17 +38,18 @@ def solve_factored(lower: jax.Array, vector: jax.Array) -> jax.Array:
 def constrained_acceleration(
     mass: jax.Array,
     force: jax.Array,
-    start: jax.Array,
     rows: Rows,
     iterations: int,
     ls_iterations: int,
 ) -> jax.Array:
     """Returns the acceleration `[nv]` that obeys all soft constraints.
 
+    The search starts from no acceleration: there, nearly every row of a body at rest on the floor
+    has its sign, so that fewer Newton steps are left than from the unconstrained acceleration.
+
     Args:
       mass: mass matrix `[nv, nv]`.
       force: all forces but the constraints' `[nv]`.
-      start: acceleration to start from `[nv]`.
       rows: inequality rows of limits and contacts.
       iterations: Newton steps.
       ls_iterations: steps of the one-dimensional Newton line search.
@@ -73,7 +74,7 @@ def constrained_acceleration(
         return jax.tree.map(lambda x, dx: x + step * dx, here, rate), None
 
     reference = jnp.concatenate([rows.limit_reference, rows.contact_reference])
-    first = _Iterate(start, matmul(mass, start) - force, along_rows(start) - reference)
+    first = _Iterate(jnp.zeros(nv), -force, -reference)
     return jax.lax.scan(newton_step, first, length=iterations)[0].acceleration
 
 
