@@ -227,12 +227,11 @@ def coupling(tree: Tree, slope: jax.Array) -> jax.Array:
 def mass_matrix(tree: Tree, move: Motion, slope: jax.Array) -> jax.Array:
     """Returns G'MG `[nv, nv]`, armature included (composite rigid bodies)."""
     composite = matmul(move.inertia, tree.moves.T)
-    momentum = _apply_inertia(composite, move.axes)
+    momentum = _apply_inertia(composite, move.axes) * slope
     # Dof i meets dof j's composite body where i carries j; half of the diagonal, then symmetrise.
     carries = tree.moves[:, tree.dof_node] * _first_of_each_pair(tree)
-    product = matmul(move.axes.T, momentum) * carries.astype(np.float32)
-    g = coupling(tree, slope)
-    half = matmul(g, matmul(g, product.T).T)
+    product = sum(move.axes[k, :, None] * momentum[k] for k in range(6)) * carries.astype(np.float32)
+    half = matmul(coupling(tree, slope), matmul(product, tree.reduce))
     armature = matmul(tree.armature * slope * slope, tree.reduce)
     return half + half.T + jnp.diag(armature)
 
@@ -293,7 +292,7 @@ def force_jacobian(
     """
     wrench = jnp.concatenate([cross(points - move.origin[:, None], forces), forces])
     moves = np.append(tree.moves, np.zeros((len(tree.dof_node), 1)), axis=1)
-    generalised = matmul(wrench.T, move.axes) * moves.T[nodes].astype(np.float32)
+    generalised = sum(wrench[k, :, None] * move.axes[k] for k in range(6)) * moves.T[nodes].astype(np.float32)
     return matmul(coupling(tree, slope), generalised.T)
 
 
