@@ -149,8 +149,8 @@ def constraint_rows(
     solref, solimp = np.tile(floor.solref, (4, 1)), np.tile(floor.solimp, (4, 1))
     contact_reference, contact_stiffness = _soft(distance, along, weight, solref, solimp, timestep)
     of_dof = np.equal.outer(tree.limit_dof, np.arange(tree.nv))
-    limits = dynamics.matmul(jnp.stack([sign, reference, stiffness]), of_dof)
-    return Rows(*limits, jacobian, contact_reference, contact_stiffness)
+    sign, reference, stiffness = dynamics.matmul(jnp.stack([sign, reference, stiffness]), of_dof)
+    return Rows(sign, reference, stiffness, jacobian, contact_reference, contact_stiffness)
 
 
 def _limits(tree: Tree, qpos: jax.Array, qvel: jax.Array) -> tuple[jax.Array, ...]:
@@ -184,10 +184,10 @@ def _floor_jacobian(
     lies = length >= 0.5
     tangent = jnp.where(lies[None], flat / jnp.where(lies, length, 1.0)[None], default[:, None])
     across = dynamics.cross(jnp.broadcast_to(normal[:, None], tangent.shape), tangent)
-    slide = np.tile(floor.friction, 4) * jnp.concatenate([tangent, -tangent, across, -across], axis=1)
-    jacobian = dynamics.force_jacobian(
-        tree, move, slope, jnp.tile(point, 4), normal[:, None] + slide, np.tile(floor.node, 4)
-    )
+    sides = jnp.concatenate([tangent, -tangent, across, -across], axis=1)
+    edges = sides * np.tile(floor.friction, 4)[None] + normal[:, None]
+    points, nodes = jnp.tile(point, (1, 4)), np.tile(floor.node, 4)
+    jacobian = dynamics.force_jacobian(tree, move, slope, points, edges, nodes)
     square = floor.friction**2
     weight = floor.weight * (1 + square) * 2 * square
     return jacobian, jnp.tile(distance - floor.margin, 4), np.tile(weight, 4)

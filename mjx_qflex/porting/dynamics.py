@@ -63,9 +63,11 @@ def take(x: jax.Array, index: np.ndarray) -> jax.Array:
 
 def cross(a: jax.Array, b: jax.Array) -> jax.Array:
     """Cross product along the first axis, `[3, ...]`."""
-    return jnp.stack(
-        [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
-    )
+    return jnp.stack(_cross_components(a, b))
+
+
+def _cross_components(a: jax.Array, b: jax.Array) -> list[jax.Array]:
+    return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
 
 
 def scalar_joints(coupling: Coupling, home: np.ndarray, r: jax.Array) -> tuple[jax.Array, ...]:
@@ -221,16 +223,17 @@ def coupling(tree: Tree, slope: jax.Array) -> jax.Array:
 
     Products that XLA:CPU runs fast have their summed axis last on both sides: `a @ b.T`.
     """
-    return tree.reduce.T.astype(np.float32) * slope
+    return jnp.asarray(tree.reduce.T, jnp.float32) * slope[None]
 
 
 def mass_matrix(tree: Tree, move: Motion, slope: jax.Array) -> jax.Array:
     """Returns G'MG `[nv, nv]`, armature included (composite rigid bodies)."""
     composite = matmul(move.inertia, tree.moves.T)
-    momentum = _apply_inertia(composite, move.axes) * slope
+    momentum = _apply_inertia(composite, move.axes) * slope[None]
     # Dof i meets dof j's composite body where i carries j; half of the diagonal, then symmetrise.
     carries = tree.moves[:, tree.dof_node] * _first_of_each_pair(tree)
-    product = sum(move.axes[k, :, None] * momentum[k] for k in range(6)) * carries.astype(np.float32)
+    product = sum(move.axes[k, :, None] * momentum[k, None, :] for k in range(6))
+    product = product * carries.astype(np.float32)
     half = matmul(coupling(tree, slope), matmul(product, tree.reduce))
     armature = matmul(tree.armature * slope * slope, tree.reduce)
     return half + half.T + jnp.diag(armature)
@@ -290,9 +293,10 @@ def force_jacobian(
 
     Nothing moves points of the world (node N).
     """
-    wrench = jnp.concatenate([cross(points - move.origin[:, None], forces), forces])
+    wrench = [*_cross_components(points - move.origin[:, None], forces), *forces]
     moves = np.append(tree.moves, np.zeros((len(tree.dof_node), 1)), axis=1)
-    generalised = sum(wrench[k, :, None] * move.axes[k] for k in range(6)) * moves.T[nodes].astype(np.float32)
+    power = sum(w[:, None] * axis[None] for w, axis in zip(wrench, move.axes, strict=True))
+    generalised = power * moves.T[nodes].astype(np.float32)
     return matmul(coupling(tree, slope), generalised.T)
 
 

@@ -140,6 +140,8 @@ def joint_force(
     """Returns generalised forces `[num_joints]` of muscle forces `[A]` (N, negative pulls)."""
     grouped = force[np.concatenate([group.muscles for group in groups])]
     parts = jnp.split(grouped, np.cumsum([len(group.muscles) for group in groups])[:-1])
-    pulls = [jnp.sum(arms * part, axis=1) for arms, part in zip(path.arms, parts, strict=True)]
+    pulls = [
+        jnp.sum(arms * part[None], axis=1) for arms, part in zip(path.arms, parts, strict=True)
+    ]
     of_joint = np.equal.outer(_joints(groups), np.arange(num_joints))
     return matmul(jnp.concatenate(pulls), of_joint)

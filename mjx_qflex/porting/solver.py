@@ -65,7 +65,7 @@ def constrained_acceleration(
         push = active * here.residual
         gradient = here.unbalanced + rows.limit_sign * push[:nv]
         gradient = gradient + matmul(rows.contact_jacobian, push[nv:])
-        weighted = rows.contact_jacobian * active[nv:]
+        weighted = rows.contact_jacobian * active[None, nv:]
         hessian = mass + matmul(weighted, rows.contact_jacobian.T)
         hessian = hessian + jnp.where(np.eye(nv, dtype=bool), active[:nv, None], 0.0)
         direction = -solve_factored(factor(hessian), gradient)
