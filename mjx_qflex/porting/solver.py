@@ -44,8 +44,9 @@ def constrained_acceleration(
 ) -> jax.Array:
     """Returns the acceleration `[nv]` that obeys all soft constraints.
 
-    The search starts from no acceleration: there, nearly every row of a body at rest on the floor
-    has its sign, so that fewer Newton steps are left than from the unconstrained acceleration.
+    The search starts from no acceleration, where more rows have their final sign than at the
+    unconstrained acceleration: of random falls of MyoLegs, 1% are not solved to 1e-3 after three
+    Newton steps and none after four, instead of 5% and 0.1%.
 
     Args:
       mass: mass matrix `[nv, nv]`.
