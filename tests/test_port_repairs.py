@@ -1,4 +1,4 @@
-"""Repairs of the source's muscle paths: what leaves, what stays, what is refused; ms_human's own."""
+"""Repairs of the source's muscle paths: what leaves, what stays, what is refused; ms_human's."""
 
 import dataclasses
 
@@ -68,7 +68,7 @@ def test_the_report_says_what_the_repair_changes(human):
 
 
 def test_the_repaired_path_does_not_fold(human):
-    """Its arm about the humerus changes slowly over all of the joint's range; the source's flips."""
+    """Its arm about the humerus changes slowly over the joint's range; the untouched one flips."""
     instructions = recipe.read("ms_human")
     untouched = recipe.source_model(dataclasses.replace(instructions, repairs={}))
     turn = np.linspace(-1.5, 2.0, 100)
@@ -94,8 +94,6 @@ def test_free_motion_with_muscles_follows_c_mujoco(human):
         resources.data_folder("assets") / "motions" / "human_walk.csv", human.joint_names
     )
     for time in (0.0, 0.4 * float(gait.period)):
-        starts.append(
-            human.initial_state()._replace(qpos=gait.qpos(time), qvel=gait.qvel(time))
-        )
+        starts.append(human.initial_state()._replace(qpos=gait.qpos(time), qvel=gait.qvel(time)))
     for start in starts:
         assert parity.motion_error(human, muscles=True, starts=[start]) < 0.05

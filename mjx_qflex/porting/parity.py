@@ -304,7 +304,7 @@ def coupling_change(body: PortedBody, num_poses: int = 60, seed: int = 0) -> flo
 
 
 def repair_changes(body: PortedBody, num_poses: int = 500, seed: int = 0) -> list[dict[str, Any]]:
-    """What each of the recipe's repairs changes, over the fitted range, against the untouched model.
+    """What each repair of the recipe changes over the fitted range, against the untouched model.
 
     Lengths are compared from the neutral pose on, where a repair keeps the normalised length.
     """
