@@ -72,6 +72,7 @@ def make_report(arguments: argparse.Namespace) -> dict[str, Any]:
         "largest displacement if couplings were deleted (m)": parity.coupling_change(body),
         "50 steps with contacts": parity.contact_change(body) if body.floor.node.size else None,
         "ranges": parity.range_table(body),
+        "repairs": parity.repair_changes(body),
     }
     if arguments.speed:
         report["speed"] = speed.compare(body, arguments.raw_limit, arguments.batches)
@@ -97,9 +98,24 @@ def as_markdown(report: dict[str, Any]) -> str:
     narrowed = [row for row in report["ranges"] if row["fitted"] != row["limits"]]
     lines += ["", "Fitted ranges narrower than the joint's limits:", ""]
     lines += [f"- {r['joint']}: {r['fitted']} of {r['limits']}" for r in narrowed] or ["- none"]
+    if report["repairs"]:
+        lines += ["", "Muscle paths repaired in the source, and what that changes there:", ""]
+        lines += [_repair_line(row) for row in report["repairs"]]
     if "speed" in report:
         lines += ["", *_speed_lines(report)]
     return "\n".join(lines) + "\n"
+
+
+def _repair_line(row: dict[str, Any]) -> str:
+    arms = ", ".join(
+        f"{joint} {before:.1f} to {after:.1f}"
+        for joint, (before, after) in row["moment arms, RMS (mm)"].items()
+    )
+    return (
+        f"- {row['muscle']} without {', '.join(row['left out'])}. {row['reason']} Its length, "
+        f"measured from the neutral pose, changes by {row['length change, RMS (mm)']:.1f} mm (RMS; "
+        f"at most {row['length change, largest (mm)']:.1f} mm), its moment arms (RMS, mm): {arms}."
+    )
 
 
 def _number(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The training scan: episode ends, compile counts, memory, reproducibility, broken worlds."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -252,6 +253,22 @@ def test_same_seed_same_run_bitwise(breaking):
     assert_same(first.device, second.device)
     assert_same(rows, rows_again)
     assert not np.array_equal(first.learner["weight"], other.learner["weight"])
+
+
+def test_prefill_by_the_policy_stores_its_actions():
+    env = Counter()
+    algorithm = random_algorithm(2, 1)
+
+    def act(learner, obs, carry, key, mode):
+        return jnp.full((obs.shape[0], 1), 0.25), carry + 1
+
+    config = replace(CONFIG, prefill_actions="policy")
+    loop = make_loop(env, algorithm._replace(act=act), config)
+    data, valid = written(loop.prefill(loop.init(KEY)))
+    assert valid.all() and np.all(data.action == 0.25)
+    loop, _ = build()
+    uniform, _ = written(loop.prefill(loop.init(KEY)))
+    assert uniform.action.std() > 0.4
 
 
 def test_without_updates_or_prefill_it_only_collects():

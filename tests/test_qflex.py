@@ -150,7 +150,8 @@ class Reference:
     def critic_target(self):
         then = np.minimum(self.critic_values(0)[1], self.critic_values(1)[1])
         soft = then - self.alpha * self.log_prob
-        return self.batch.reward + self.config.gamma * self.batch.discount * soft
+        reward = self.config.reward_scale * self.batch.reward
+        return reward + self.config.gamma * self.batch.discount * soft
 
     def critic_loss(self, index, params=None):
         return np.mean((self.critic_values(index, params)[0] - self.target) ** 2)
@@ -189,7 +190,11 @@ CASES = {
     "code": PRESETS["code"],
     "paper": PRESETS["paper"],
     "soft": dataclasses.replace(PRESETS["code"], entropy=True, gradient="mean", stale_critic=False),
-}
+    "quiet": dataclasses.replace(
+        PRESETS["code"],
+        reward_scale=0.1, initial_std=0.2, output_gain=0.05, source_learning_rate=1e-4,
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -212,20 +217,21 @@ def test_one_update_equals_numpy(case):
     np.testing.assert_allclose(metrics["q_scale"], np.mean(np.abs(values)), rtol=1e-4)
     assert set(metrics) == METRICS | ({"temperature"} if config.entropy else set())
 
-    for name, loss in (
-        ("critics", lambda params: reference.critic_loss(0, params)),
-        ("source", reference.policy_loss),
-        ("velocity", reference.flow_loss),
+    usual = config.learning_rate
+    for name, loss, rate in (
+        ("critics", lambda params: reference.critic_loss(0, params), usual),
+        ("source", reference.policy_loss, config.source_learning_rate or usual),
+        ("velocity", reference.flow_loss, usual),
     ):
         pair = getattr(reference.old, name), getattr(reference.new, name)
         before, after = (x[0] if name == "critics" else x for x in pair)
-        check_adam_step(config, loss, before, after)
+        check_adam_step(rate, loss, before, after)
     if config.entropy:
         # Entropy is above its target of -1 an actuator, so the temperature falls.
         assert new.temperature.log_alpha < old.temperature.log_alpha < 0
 
 
-def check_adam_step(config, loss, before, after):
+def check_adam_step(rate, loss, before, after):
     """Every layer's kernel moved against the gradient, as Adam with both decays scales it."""
     for index, layer in enumerate(before.params.layers):
         for entry in ((0, 0), (1, layer.kernel.shape[1] - 1)):
@@ -239,9 +245,9 @@ def check_adam_step(config, loss, before, after):
             gradient = (gradient[0] - gradient[1]) / 2e-6
             second = before.optimizer[0].nu.layers[index].kernel[entry]
             second = (0.999 * second + 0.001 * gradient**2) / (1 - 0.999**3)
-            step = -config.learning_rate * gradient / (np.sqrt(second) + 1e-8)
+            step = -rate * gradient / (np.sqrt(second) + 1e-8)
             moved = after.params.layers[index].kernel[entry] - layer.kernel[entry]
-            np.testing.assert_allclose(moved, step, rtol=2e-2, atol=2e-3 * config.learning_rate)
+            np.testing.assert_allclose(moved, step, rtol=2e-2, atol=2e-3 * rate)
 
 
 def act(config, mode, seed=0, num_envs=5, learner=None):
@@ -298,6 +304,20 @@ def test_batch_norm_in_the_critic_only():
     assert not learner.velocity.params.norms
 
 
+def test_a_quiet_start_acts_near_rest():
+    """Before any update the source's actions are small, and neither flow nor critics see more."""
+    config = dataclasses.replace(QflexConfig(), width=64, initial_std=0.2, output_gain=0.05)
+    algorithm = qflex.make(config, OBS, 50)
+    learner = algorithm.init(jax.random.key(0))
+    obs = jax.random.normal(jax.random.key(1), (200, OBS))
+    action, _ = algorithm.act(learner, obs, (), jax.random.key(2), "explore")
+    assert abs(float(action.mean())) < 0.02
+    np.testing.assert_allclose(action.std(), 0.2, rtol=0.1)
+    loud = qflex.make(dataclasses.replace(config, output_gain=1.0), OBS, 50)
+    spread, _ = loud.act(loud.init(jax.random.key(0)), obs, (), jax.random.key(2), "explore")
+    assert spread.std() > 1.2 * action.std()
+
+
 def test_presets_differ_where_paper_and_code_differ():
     differ = {
         field.name
@@ -316,6 +336,7 @@ def test_presets_differ_where_paper_and_code_differ():
     [
         ({"gradient": "max"}, "gradient='max'; give one of min, mean"),
         ({"ascent_steps": 0}, "more than 0"),
+        ({"initial_std": 0.0}, "more than 0"),
     ],
 )
 def test_refused_options(options, message):

@@ -372,6 +372,18 @@ def test_root_angles_invert_their_rotation():
     np.testing.assert_allclose(angles, [0.3, -0.2, 0.25], atol=1e-6)
 
 
+def test_action_maps():
+    actions = jnp.array([-2.0, -1.0, 0.0, 0.5, 1.0, 2.0])
+    linear = ms_human.excitation(actions, "linear")
+    np.testing.assert_allclose(linear, [0.0, 0.0, 0.5, 0.75, 1.0, 1.0])
+    graded = ms_human.excitation(actions, "exponential")
+    assert graded[0] == graded[1] == 0.0  # rest is no excitation at all
+    middle = [(np.exp(8 * x) - 1) / (np.exp(8) - 1) for x in (0.5, 0.75)]
+    np.testing.assert_allclose(graded[2:], [*middle, 1.0, 1.0], rtol=1e-5)
+    with pytest.raises(UserError, match="action map"):
+        ms_human.MsHumanWalk(ms_human.MsHumanWalkConfig(action_map="cubic"))
+
+
 def test_unknown_reward_set_is_refused():
     with pytest.raises(UserError, match="paper"):
         tasks.make("ms_human_walk", reward_set="papper")

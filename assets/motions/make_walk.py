@@ -101,7 +101,7 @@ def synthetic_arm(phase: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "elv_angle": np.full_like(phase, 1.1),  # plane of elevation: mostly forward
         "shoulder_elv": np.deg2rad(9.0 + 7.0 * swing),
-        "shoulder_rot": np.full_like(phase, np.deg2rad(26.0)),  # inwards, clear of TRIlong's jump
+        "shoulder_rot": np.full_like(phase, np.deg2rad(26.0)),  # inwards
         "elbow_flexion": np.deg2rad(23.0 + 6.0 * swing),
         "pro_sup": np.full_like(phase, np.deg2rad(25.0)),
     }

@@ -19,7 +19,7 @@ from mjx_qflex import flow, networks
 from mjx_qflex.algos import common, crossq
 from mjx_qflex.algos.common import Network, Temperature, descend, folded
 from mjx_qflex.errors import UserError
-from mjx_qflex.networks import MLP, Folded
+from mjx_qflex.networks import MLP, Folded, Linear
 from mjx_qflex.types import Algorithm, Metrics, Mode, Transition
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -33,8 +33,12 @@ class QflexConfig:
     width: int = 256  # units of each hidden layer of every network (paper: 1024 for 700 muscles)
     depth: int = 3  # hidden layers
     learning_rate: float = 3e-4
+    source_learning_rate: float | None = None  # of the source policy; None: as the others
     beta1: float = 0.5  # Adam's decay of the mean gradient
     gamma: float = 0.99  # discount per control step
+    reward_scale: float = 1.0  # factor on rewards in the critics' target
+    initial_std: float = 1.0  # of the source before any update, ahead of the squashing
+    output_gain: float = 1.0  # factor on every network's initial output kernel; see _init
     ascent_steps: int = 20  # N, steps of gradient ascent on the critic
     ascent_step_size: float = 0.01  # eta, factor on the critic's gradient
     euler_steps: int = 20  # of the flow when acting; one lasts dt = 1 / euler_steps
@@ -120,14 +124,17 @@ def make(
     Raises:
       UserError: an option's value is refused.
     """
-    positive = ("width", "depth", "learning_rate", "ascent_steps", "euler_steps")
+    positive = ("width", "depth", "learning_rate", "initial_std", "reward_scale", "output_gain")
+    positive += ("ascent_steps", "euler_steps")
     common.check_options("qflex", config, positive)
     if metric is not None and metric.shape not in ((action_size,), (action_size,) * 2):
         raise UserError(
             f"the metric has shape {metric.shape}; give ({action_size},) or "
             f"({action_size}, {action_size})"
         )
+    source_rate = config.source_learning_rate or config.learning_rate
     optimizer = optax.adam(config.learning_rate, b1=config.beta1)
+    source_optimizer = optax.adam(source_rate, b1=config.beta1)
 
     def init(key: jax.Array) -> QflexLearner:
         return _init(config, optimizer, observation_size, action_size, key)
@@ -136,27 +143,41 @@ def make(
         return _act(config, action_size, learner, obs, key, mode), carry
 
     def update(learner: QflexLearner, batch: Transition, key: jax.Array):
-        return _update(config, optimizer, metric, learner, batch, key)
+        return _update(config, optimizer, source_optimizer, metric, learner, batch, key)
 
     return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
 
 
 def _init(config, optimizer, observation_size, action_size, key) -> QflexLearner:
+    """A fresh learner.
+
+    A critic's random first gradient grows with the number of actuators and, with a gain of 1, is
+    several times the true one where there are 700; source and flow follow it before the data
+    could correct it. A small `output_gain` starts the critics flat, the flow at rest, and the
+    source at actions near 0.
+    """
     hidden = (config.width,) * config.depth
     everywhere = config.batch_norm == "everywhere"
 
-    def network(key, inputs, outputs, batch_norm) -> Network:
-        return common.init_network(optimizer, key, (inputs, *hidden, outputs), batch_norm)
+    def network(key, inputs, output_bias, batch_norm) -> Network:
+        sizes = (inputs, *hidden, len(output_bias))
+        params, moments = networks.init_mlp(key, sizes, batch_norm)
+        *inner, last = params.layers
+        last = Linear(config.output_gain * last.kernel, output_bias)
+        params = params._replace(layers=(*inner, last))
+        return Network(params, moments, optimizer.init(params))
 
     keys = jax.random.split(key, 4)
     pair = observation_size + action_size
+    rest = jnp.zeros(action_size)
+    gaussian_at_rest = jnp.concatenate([rest, jnp.full(action_size, math.log(config.initial_std))])
     temperature = None
     if config.entropy:
         temperature = common.init_temperature(optimizer, 1.0)
     return QflexLearner(
-        critics=(network(keys[0], pair, 1, True), network(keys[1], pair, 1, True)),
-        source=network(keys[2], observation_size, 2 * action_size, everywhere),
-        velocity=network(keys[3], pair + 1, action_size, everywhere),
+        critics=tuple(network(key, pair, jnp.zeros(1), True) for key in keys[:2]),
+        source=network(keys[2], observation_size, gaussian_at_rest, everywhere),
+        velocity=network(keys[3], pair + 1, rest, everywhere),
         temperature=temperature,
     )
 
@@ -212,7 +233,9 @@ def combined_value(config: QflexConfig, critics: tuple[Folded, ...], action) -> 
     return jnp.minimum(first, second) if config.gradient == "min" else 0.5 * (first + second)
 
 
-def _update(config, optimizer, metric, learner: QflexLearner, batch: Transition, key):
+def _update(
+    config, optimizer, source_optimizer, metric, learner: QflexLearner, batch: Transition, key
+):
     """One update: critics, source policy, flow, in this order; returns (learner, metrics)."""
     noise_key, time_key = jax.random.split(key)
     # One draw serves bootstrap, source loss and flow, as in the official code.
@@ -223,7 +246,7 @@ def _update(config, optimizer, metric, learner: QflexLearner, batch: Transition,
         for old, new in zip(learner.critics, critics, strict=True)
     )
     source, temperature, source_metrics = _update_source(
-        config, optimizer, learner, guides, batch.obs, noise
+        config, source_optimizer, learner, guides, batch.obs, noise
     )
     flow_obs = batch.next_obs if config.flow_states == "next" else batch.obs
     time = jax.random.uniform(time_key, (noise.shape[0], 1))
@@ -245,6 +268,7 @@ def _update_critics(config, optimizer, learner: QflexLearner, batch: Transition,
     bonus = None
     if learner.temperature is not None:
         bonus = -jnp.exp(learner.temperature.log_alpha) * log_prob
+    batch = batch._replace(reward=config.reward_scale * batch.reward)
     return crossq.update_critics(
         optimizer, learner.critics, batch, next_action, bonus, config.gamma, config.renorm_warmup
     )

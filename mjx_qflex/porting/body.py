@@ -131,21 +131,15 @@ class PortedBody:
         rows = contacts.constraint_rows(
             tree, self.floor, dt, state.qpos, state.qvel, world, move, joints.slope
         )
-        # Euler integration with implicit joint damping: (M + dt D) a' = M a. The same factor
-        # gives the solver its first guess. The factors must depend on each other: XLA:CPU runs
-        # independent Cholesky calls side by side, and on two cores both then wait for ever for
-        # helpers from the one pool of threads that they occupy (jaxlib 0.10.2).
-        damping = jnp.diag(dt * dynamics.damping_matrix(tree, joints.slope))
-        damped_factor = jnp.linalg.cholesky(mass + damping)
         acceleration = solver.constrained_acceleration(
-            mass,
-            force,
-            solver.solve_factored(damped_factor, force),
-            tree.limit_dof,
-            rows,
-            self.iterations,
-            self.ls_iterations,
+            mass, force, rows, self.iterations, self.ls_iterations
         )
+        # Euler integration with implicit joint damping: (M + dt D) a' = M a. The zeros make its
+        # factor wait for the solver's: XLA:CPU runs independent Cholesky calls side by side, and
+        # on two cores both then wait for ever for helpers from the one pool of threads that they
+        # occupy (jaxlib 0.10.2). It drops an optimization_barrier before it decides on the order.
+        damping = dt * dynamics.damping_matrix(tree, joints.slope) + 0 * acceleration
+        damped_factor = solver.factor(mass + jnp.diag(damping))
         damped = solver.solve_factored(damped_factor, dynamics.matmul(mass, acceleration))
         qvel = state.qvel + dt * damped
         rate = muscle.activation_rate(self.muscle_constants, ctrl, state.act)

@@ -11,7 +11,7 @@ divided, and how often, follows from it (`allocate`).
 
 import csv
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,12 +136,12 @@ def divide_into(
         for index, offset in enumerate(lateral_offsets(fan.width, count), start=1):
             name = f"{muscle.name}#{index}"
             shift = offset * np.asarray(fan.direction)
-            _add_tendon(spec, tendon, name, shift, model, data)
+            _add_shifted_tendon(spec, tendon, name, shift, model, data)
             _add_actuator(spec, muscle, name, share=1.0 / count)
             children[name] = muscle.name
         spec.delete(muscle)
         spec.delete(tendon)
-    _shift_length_ranges(spec, children, parent_length)
+    shift_length_ranges(spec, children, parent_length)
     return spec
 
 
@@ -193,7 +193,30 @@ def _drop_muscles(spec: mujoco.MjSpec, drop: Sequence[str]) -> None:
         spec.delete(muscles[name])
 
 
-def _add_tendon(
+def copy_tendon(
+    spec: mujoco.MjSpec, parent: Any, name: str, place: Callable[[int, Any], Any | None]
+) -> None:
+    """Add `parent`'s path as tendon `name`.
+
+    `place(number, site)` returns the site to go through instead of path point `number`, or None to
+    leave the point out; wraps stay as they are.
+    """
+    child = spec.add_tendon(name=name)
+    for field in _COPIED_TENDON_FIELDS:
+        setattr(child, field, getattr(parent, field))
+    for number, wrap in enumerate(parent.path):
+        if wrap.type == mujoco.mjtWrap.mjWRAP_PULLEY:
+            child.wrap_pulley(wrap.divisor)
+        elif wrap.type == mujoco.mjtWrap.mjWRAP_SITE:
+            site = place(number, wrap.target)
+            if site is not None:
+                child.wrap_site(site.name)
+        else:
+            side = wrap.sidesite.name if wrap.sidesite else ""
+            child.wrap_geom(wrap.target.name, side)
+
+
+def _add_shifted_tendon(
     spec: mujoco.MjSpec,
     parent: Any,
     name: str,
@@ -202,20 +225,11 @@ def _add_tendon(
     data: mujoco.MjData,
 ) -> None:
     """Add `parent`'s path, all of its sites moved by `shift [3]` (m, world frame)."""
-    child = spec.add_tendon(name=f"{name}_tendon")
-    for field in _COPIED_TENDON_FIELDS:
-        setattr(child, field, getattr(parent, field))
-    for number, wrap in enumerate(parent.path):
-        if wrap.type == mujoco.mjtWrap.mjWRAP_PULLEY:
-            child.wrap_pulley(wrap.divisor)
-        elif wrap.type == mujoco.mjtWrap.mjWRAP_SITE:
-            site = wrap.target
-            if np.any(shift):
-                site = _add_site(site, f"{name}_{number}", shift, model, data)
-            child.wrap_site(site.name)
-        else:
-            side = wrap.sidesite.name if wrap.sidesite else ""
-            child.wrap_geom(wrap.target.name, side)
+
+    def place(number: int, site: Any) -> Any:
+        return _add_site(site, f"{name}_{number}", shift, model, data) if np.any(shift) else site
+
+    copy_tendon(spec, parent, f"{name}_tendon", place)
 
 
 def _add_site(
@@ -242,9 +256,13 @@ def _add_actuator(spec: mujoco.MjSpec, parent: Any, name: str, share: float) -> 
         parameters[2] *= share  # peak force of MuJoCo's muscle
 
 
-def _shift_length_ranges(
+def shift_length_ranges(
     spec: mujoco.MjSpec, children: Mapping[str, str], parent_length: Mapping[str, float]
 ) -> None:
+    """Give each of the muscles `children` its parent's normalised length at the neutral pose.
+
+    `parent_length` (m) is the parents' path length there, `children` maps names to parents' names.
+    """
     model = spec.copy().compile()
     data = neutral_data(model)
     for muscle in spec.actuators:

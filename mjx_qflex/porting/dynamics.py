@@ -63,9 +63,11 @@ def take(x: jax.Array, index: np.ndarray) -> jax.Array:
 
 def cross(a: jax.Array, b: jax.Array) -> jax.Array:
     """Cross product along the first axis, `[3, ...]`."""
-    return jnp.stack(
-        [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
-    )
+    return jnp.stack(_cross_components(a, b))
+
+
+def _cross_components(a: jax.Array, b: jax.Array) -> list[jax.Array]:
+    return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
 
 
 def scalar_joints(coupling: Coupling, home: np.ndarray, r: jax.Array) -> tuple[jax.Array, ...]:
@@ -135,7 +137,10 @@ def poses(tree: Tree, qpos: jax.Array, joint_position: jax.Array) -> Poses:
     """
     f = tree.num_free
     angle = joint_position - tree.joint_home
-    sine, versine = jnp.sin(angle), 1 - jnp.cos(angle)
+    # The product with the identity stands for itself: without it, XLA:CPU evaluates sine and
+    # cosine anew for each of the twelve rows, on both sides of the first composition.
+    turn = jnp.stack([jnp.sin(angle), 1 - jnp.cos(angle), angle])
+    sine, versine, angle = take(turn, np.arange(len(angle)))
     local = (
         tree.base[:, f:]
         + tree.sine[:, f:] * sine[None]
@@ -213,15 +218,23 @@ def node_momentum(move: Motion) -> jax.Array:
     return _apply_inertia(move.inertia, move.velocity)
 
 
+def coupling(tree: Tree, slope: jax.Array) -> jax.Array:
+    """Returns G' `[nv, D]`: from forces on the source's dofs to forces on the independent ones.
+
+    Products that XLA:CPU runs fast have their summed axis last on both sides: `a @ b.T`.
+    """
+    return jnp.asarray(tree.reduce.T, jnp.float32) * slope[None]
+
+
 def mass_matrix(tree: Tree, move: Motion, slope: jax.Array) -> jax.Array:
     """Returns G'MG `[nv, nv]`, armature included (composite rigid bodies)."""
     composite = matmul(move.inertia, tree.moves.T)
     momentum = _apply_inertia(composite, move.axes) * slope[None]
-    axes = move.axes * slope[None]
     # Dof i meets dof j's composite body where i carries j; half of the diagonal, then symmetrise.
     carries = tree.moves[:, tree.dof_node] * _first_of_each_pair(tree)
-    product = matmul(axes.T, momentum) * carries.astype(np.float32)
-    half = matmul(tree.reduce.T.astype(np.float32), matmul(product, tree.reduce))
+    product = sum(move.axes[k, :, None] * momentum[k, None, :] for k in range(6))
+    product = product * carries.astype(np.float32)
+    half = matmul(coupling(tree, slope), matmul(product, tree.reduce))
     armature = matmul(tree.armature * slope * slope, tree.reduce)
     return half + half.T + jnp.diag(armature)
 
@@ -255,7 +268,8 @@ def bias_force(tree: Tree, move: Motion, joints: JointState) -> jax.Array:
         [cross(w, momentum[:3]) + cross(v, momentum[3:]), cross(w, momentum[3:])]
     )
     force = _apply_inertia(move.inertia, acceleration) + gyroscopic
-    force = jnp.sum(move.axes * matmul(force, tree.moves.T), axis=0)
+    carried = matmul(force, tree.moves.T)
+    force = sum(move.axes[k] * carried[k] for k in range(6))
     force = force + tree.armature * joints.drift
     return matmul(force * joints.slope, tree.reduce)
 
@@ -272,18 +286,18 @@ def damping_matrix(tree: Tree, slope: jax.Array) -> jax.Array:
     return matmul(tree.damping * slope * slope, tree.reduce)
 
 
-def point_jacobian(
-    tree: Tree, move: Motion, slope: jax.Array, points: jax.Array, nodes: np.ndarray
+def force_jacobian(
+    tree: Tree, move: Motion, slope: jax.Array, points: jax.Array, forces: jax.Array, nodes
 ) -> jax.Array:
-    """Returns `[3, K, nv]`: velocity of world points `[3, K]`, fixed to `nodes [K]`, by r'.
+    """Returns `[nv, K]`: what forces `[3, K]` at world points `[3, K]` of `nodes [K]` do to r.
 
-    A point on the world (node N) does not move.
+    Nothing moves points of the world (node N).
     """
-    arm = (points - move.origin[:, None])[:, :, None]
-    axes = (move.axes * slope[None])[:, None, :]
+    wrench = [*_cross_components(points - move.origin[:, None], forces), *forces]
     moves = np.append(tree.moves, np.zeros((len(tree.dof_node), 1)), axis=1)
-    linear = (axes[3:] + cross(axes[:3] + 0 * arm, arm + 0 * axes[:3])) * moves.T[nodes][None]
-    return matmul(linear, tree.reduce)
+    power = sum(w[:, None] * axis[None] for w, axis in zip(wrench, move.axes, strict=True))
+    generalised = power * moves.T[nodes].astype(np.float32)
+    return matmul(coupling(tree, slope), generalised.T)
 
 
 def integrate(tree: Tree, qpos: jax.Array, qvel: jax.Array, dt: float) -> jax.Array:

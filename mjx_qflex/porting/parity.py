@@ -4,6 +4,7 @@ Every function returns plain numbers; `report` puts them together and `as_markdo
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 
 from mjx_qflex.porting import contacts, dynamics, fitting, library, muscle, paths, recipe
 from mjx_qflex.porting.body import PhysicsState, PortedBody
-from mjx_qflex.porting.tree import source_positions
+from mjx_qflex.porting.tree import Tree, source_positions
 
 STIFF_SOLREF, STIFF_SOLIMP = (0.004, 1.0), (0.9999, 0.9999, 0.001, 0.5, 2.0)
 
@@ -119,12 +120,16 @@ def set_source_state(body: PortedBody, data: mujoco.MjData, state: PhysicsState)
 
 
 def motion_error(
-    body: PortedBody, muscles: bool, num_steps: int = 100, num_starts: int = 8, seed: int = 0
+    body: PortedBody,
+    muscles: bool,
+    starts: Sequence[PhysicsState] | None = None,
+    num_steps: int = 100,
+    seed: int = 0,
 ) -> float:
     """Difference after free motion without contacts, relative to the distance moved.
 
     C MuJoCo simulates the source model with couplings stiffened; the norm is over all its joints
-    and all starts.
+    and all `starts` (None: eight of `random_states`), each under random constant excitations.
     """
     model, disable = body.source.__copy__(), mujoco.mjtDisableBit
     model.opt.disableflags |= int(disable.mjDSBL_CONTACT)
@@ -141,7 +146,7 @@ def motion_error(
     )
     rng, data, errors, distances = np.random.default_rng(seed), mujoco.MjData(model), [], []
     joints = body.tree.source_qpos_address[7 * body.tree.num_free :]
-    for start in random_states(body, rng, num_starts):
+    for start in random_states(body, rng, 8) if starts is None else starts:
         ctrl = rng.uniform(0, 0.3, size=body.nu)
         set_source_state(body, data, start)
         data.ctrl[:] = ctrl
@@ -296,3 +301,46 @@ def coupling_change(body: PortedBody, num_poses: int = 60, seed: int = 0) -> flo
             bodies.append(data.xpos.copy())
         worst = max(worst, float(np.linalg.norm(bodies[0] - bodies[1], axis=1).max()))
     return worst
+
+
+def repair_changes(body: PortedBody, num_poses: int = 500, seed: int = 0) -> list[dict[str, Any]]:
+    """What each repair of the recipe changes over the fitted range, against the untouched model.
+
+    Lengths are compared from the neutral pose on, where a repair keeps the normalised length.
+    """
+    instructions, tree = recipe.read(body.name), body.tree
+    if not instructions.repairs:
+        return []
+    untouched = recipe.source_model(dataclasses.replace(instructions, repairs={}), body.nu)
+    ranges = fitting.joint_ranges(tree, instructions.ranges)
+    neutral = tree.joint_home[tree.coupling.independent]
+    q = np.concatenate([neutral[None], fitting.random_poses(ranges, num_poses, seed)])
+    before, after = (fitting.sample(model, tree, q) for model in (untouched, body.source))
+    rows = []
+    for name, repair in instructions.repairs.items():
+        parts = [i for i, n in enumerate(body.actuator_names) if n.split("#")[0] == name]
+        change = (after.length - before.length)[:, parts]
+        change = 1e3 * (change[1:] - change[0])
+        rows.append(
+            {
+                "muscle": name,
+                "left out": list(repair.leave_out),
+                "reason": repair.reason,
+                "length change, RMS (mm)": float(np.sqrt(np.mean(change**2))),
+                "length change, largest (mm)": float(np.abs(change).max()),
+                "moment arms, RMS (mm)": _arms_before_and_after(tree, before, after, parts),
+            }
+        )
+    return rows
+
+
+def _arms_before_and_after(
+    tree: Tree, before: fitting.PathSamples, after: fitting.PathSamples, parts: list[int]
+) -> dict[str, list[float]]:
+    """RMS moment arms about each joint that the muscle spans, in mm: before, after."""
+    names, rows = tree.joint_names[tree.num_free :], {}
+    for column, samples in enumerate((before, after)):
+        for pair in np.flatnonzero(np.isin(samples.pair_muscle, parts)):
+            row = rows.setdefault(names[samples.pair_joint[pair]], [0.0, 0.0])
+            row[column] = max(row[column], 1e3 * float(np.sqrt(np.mean(samples.arm[:, pair] ** 2))))
+    return rows

@@ -88,21 +88,35 @@ def evaluate(groups: tuple[PathGroup, ...], q: jax.Array) -> PathState:
 
     `groups` together hold each actuator once.
     """
+    center, half_range = (
+        np.concatenate([getattr(group, name) for group in groups])
+        for name in ("center", "half_range")
+    )
+    x = (take(q, _joints(groups)) - center) / half_range
+    clipped = jnp.clip(x, -1.0, 1.0)
+    beyond = _split((x - clipped) * half_range, groups)
     lengths, arms, outside = [], [], []
-    for group in groups:
+    for group, inside, past in zip(groups, _split(clipped, groups), beyond, strict=True):
         num_joints, num_muscles = len(group.joints), len(group.muscles)
-        x = (q[group.joints] - group.center) / group.half_range
-        clipped = jnp.clip(x, -1.0, 1.0)
         factors = length_and_arm_coefficients(group).reshape(-1, group.coefficients.shape[1])
-        values = matmul(monomials(clipped, group.degree), factors.T)
+        values = matmul(monomials(inside, group.degree), factors.T)
         values = values.reshape(1 + num_joints, num_muscles)
-        beyond = (x - clipped) * group.half_range
-        lengths.append(values[0] + jnp.sum(beyond[:, None] * values[1:], axis=0))
+        lengths.append(values[0] + jnp.sum(past[:, None] * values[1:], axis=0))
         arms.append(values[1:])
-        outside.append(jnp.broadcast_to(jnp.any(x != clipped), (num_muscles,)))
+        outside.append(jnp.broadcast_to(jnp.any(past != 0), (num_muscles,)))
     return PathState(
         _in_actuator_order(groups, lengths), tuple(arms), _in_actuator_order(groups, outside)
     )
+
+
+def _joints(groups: tuple[PathGroup, ...]) -> np.ndarray:
+    """The joints that each group spans, one group after the other."""
+    return np.concatenate([group.joints for group in groups])
+
+
+def _split(x: jax.Array, groups: tuple[PathGroup, ...]) -> list[jax.Array]:
+    """Undoes the concatenation of `_joints`: one array `[k]` for each group."""
+    return jnp.split(x, np.cumsum([len(group.joints) for group in groups])[:-1])
 
 
 def _in_actuator_order(groups: tuple[PathGroup, ...], parts: list[jax.Array]) -> jax.Array:
@@ -113,9 +127,9 @@ def _in_actuator_order(groups: tuple[PathGroup, ...], parts: list[jax.Array]) ->
 
 def velocity(groups: tuple[PathGroup, ...], path: PathState, qdot: jax.Array) -> jax.Array:
     """Returns lengthening velocities `[A]` in m/s for joint velocities `qdot [R]`."""
+    rates = _split(take(qdot, _joints(groups)), groups)
     parts = [
-        jnp.sum(qdot[group.joints][:, None] * arms, axis=0)
-        for group, arms in zip(groups, path.arms, strict=True)
+        jnp.sum(rate[:, None] * arms, axis=0) for rate, arms in zip(rates, path.arms, strict=True)
     ]
     return _in_actuator_order(groups, parts)
 
@@ -124,8 +138,10 @@ def joint_force(
     groups: tuple[PathGroup, ...], path: PathState, force: jax.Array, num_joints: int
 ) -> jax.Array:
     """Returns generalised forces `[num_joints]` of muscle forces `[A]` (N, negative pulls)."""
-    total = jnp.zeros(num_joints)
-    for group, arms in zip(groups, path.arms, strict=True):
-        pull = jnp.sum(arms * force[group.muscles][None, :], axis=1)
-        total = total.at[group.joints].add(pull)
-    return total
+    grouped = force[np.concatenate([group.muscles for group in groups])]
+    parts = jnp.split(grouped, np.cumsum([len(group.muscles) for group in groups])[:-1])
+    pulls = [
+        jnp.sum(arms * part[None], axis=1) for arms, part in zip(path.arms, parts, strict=True)
+    ]
+    of_joint = np.equal.outer(_joints(groups), np.arange(num_joints))
+    return matmul(jnp.concatenate(pulls), of_joint)

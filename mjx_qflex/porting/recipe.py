@@ -1,8 +1,8 @@
 """Recipes: which model a body comes from, what stays of it and what leaves.
 
 A recipe is `models/<body>/recipe.toml`; `read` checks it and `source_spec` turns it into the
-*source model*: the unported model with the recipe's muscles, which parity is measured against and
-which videos show.
+*source model*: the unported model with the recipe's muscles and repairs, which parity is measured
+against and which videos show.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import numpy as np
 from mjx_qflex import resources
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.porting import compartments
+from mjx_qflex.porting import compartments, repairs
 
 _SECTIONS = {
     "source": {"package", "model", "file", "floor_height"},
@@ -30,6 +30,7 @@ _SECTIONS = {
         "max_width_of_length",
     },
     "solver": {"timestep", "iterations", "ls_iterations"},
+    "repairs": None,  # any muscle's name
     "ranges": None,  # any joint's name
     "paths": {"length", "moment_arm", "max_degree", "max_terms", "num_poses"},
 }  # fmt: skip
@@ -49,6 +50,7 @@ class Recipe:
     minimum: int
     maximum: int
     drop: tuple[str, ...]  # muscles that leave
+    repairs: dict[str, repairs.Repair]  # by muscle
     fans: str | None  # table of muscle widths; None divides every muscle into equal copies
     timestep: float  # s
     iterations: int
@@ -92,6 +94,7 @@ def read(name: str) -> Recipe:
         minimum=actuators.get("minimum", count),
         maximum=actuators.get("maximum", count),
         drop=tuple(actuators.get("drop", ())),
+        repairs=repairs.read(path, data.get("repairs", {})),
         fans=actuators.get("fans"),
         ranges={joint: (low, high) for joint, (low, high) in data.get("ranges", {}).items()},
         paths=data.get("paths", {}),
@@ -155,6 +158,7 @@ def source_spec(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjSp
     if recipe.floor and "floor_height" in recipe.source:
         floor = spec.geom(recipe.floor)
         floor.pos = [*floor.pos[:2], recipe.source["floor_height"]]
+    repairs.apply(spec, recipe.repairs)
     count = recipe.count if num_actuators is None else num_actuators
     if not recipe.minimum <= count <= recipe.maximum:
         raise UserError(

@@ -4,6 +4,8 @@ The acceleration minimises 1/2 |a - a0|^2_M + sum_i 1/2 D_i min(J_i a - ref_i, 0
 acceleration without constraints (Todorov 2014; MuJoCo documentation, "Computation").
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,74 +14,86 @@ from mjx_qflex.porting.contacts import Rows
 from mjx_qflex.porting.dynamics import matmul
 
 
-def solve_factored(factor: jax.Array, vector: jax.Array) -> jax.Array:
+class _Iterate(NamedTuple):
+    """An acceleration and what is linear in it, which a step along a line only adds to."""
+
+    acceleration: jax.Array  # [nv]
+    unbalanced: jax.Array  # [nv] M a - force
+    residual: jax.Array  # [nv + 4 K] J a - reference of limits and contacts
+
+
+def factor(matrix: jax.Array) -> jax.Array:
+    """Lower Cholesky factor `[n, n]` of a symmetric matrix.
+
+    Transposed, because LAPACK expects columns side by side: this saves XLA:CPU a copy.
+    """
+    return jax.lax.linalg.cholesky(matrix.T, symmetrize_input=False)
+
+
+def solve_factored(lower: jax.Array, vector: jax.Array) -> jax.Array:
     """Solves `L L' x = vector [n]` for the lower Cholesky factor `L [n, n]`."""
-    return jax.scipy.linalg.cho_solve((factor, True), vector)
+    return jax.scipy.linalg.cho_solve((lower, True), vector)
 
 
 def constrained_acceleration(
     mass: jax.Array,
     force: jax.Array,
-    start: jax.Array,
-    limit_dof: np.ndarray,
     rows: Rows,
     iterations: int,
     ls_iterations: int,
 ) -> jax.Array:
     """Returns the acceleration `[nv]` that obeys all soft constraints.
 
+    The search starts from no acceleration, where more rows have their final sign than at the
+    unconstrained acceleration: of random falls of MyoLegs, 1% are not solved to 1e-3 after three
+    Newton steps and none after four, instead of 5% and 0.1%.
+
     Args:
       mass: mass matrix `[nv, nv]`.
       force: all forces but the constraints' `[nv]`.
-      start: acceleration to start from `[nv]`.
-      limit_dof: static indices `[L]` of the limited dofs.
       rows: inequality rows of limits and contacts.
       iterations: Newton steps.
       ls_iterations: steps of the one-dimensional Newton line search.
     """
+    nv = len(force)
+    stiffness = jnp.concatenate([rows.limit_stiffness, rows.contact_stiffness])
 
-    def residual(a):
-        limit = rows.limit_sign * a[limit_dof] - rows.limit_reference
-        return limit, matmul(rows.contact_jacobian, a) - rows.contact_reference
+    def along_rows(a):
+        return jnp.concatenate([rows.limit_sign * a, matmul(a, rows.contact_jacobian)])
 
-    def newton_step(a, _):
-        limit, contact = residual(a)
-        limit_active = jnp.where(limit < 0, rows.limit_stiffness, 0.0)
-        contact_active = jnp.where(contact < 0, rows.contact_stiffness, 0.0)
-        gradient = matmul(mass, a) - force
-        gradient = gradient.at[limit_dof].add(rows.limit_sign * limit_active * limit)
-        gradient = gradient + matmul(contact_active * contact, rows.contact_jacobian)
-        weighted = contact_active[:, None] * rows.contact_jacobian
-        hessian = mass + matmul(rows.contact_jacobian.T, weighted)
-        hessian = hessian.at[limit_dof, limit_dof].add(limit_active)
-        direction = -solve_factored(jnp.linalg.cholesky(hessian), gradient)
-        step = _line_search(a, direction, (limit, contact))
-        return a + step * direction, None
+    def newton_step(here, _):
+        active = jnp.where(here.residual < 0, stiffness, 0.0)
+        push = active * here.residual
+        gradient = here.unbalanced + rows.limit_sign * push[:nv]
+        gradient = gradient + matmul(rows.contact_jacobian, push[nv:])
+        weighted = rows.contact_jacobian * active[None, nv:]
+        hessian = mass + matmul(weighted, rows.contact_jacobian.T)
+        hessian = hessian + jnp.where(np.eye(nv, dtype=bool), active[:nv, None], 0.0)
+        direction = -solve_factored(factor(hessian), gradient)
+        rate = _Iterate(direction, matmul(mass, direction), along_rows(direction))
+        step = _line_search(here, rate, stiffness, ls_iterations)
+        return jax.tree.map(lambda x, dx: x + step * dx, here, rate), None
 
-    def _line_search(a, direction, at_zero):
-        """Root of the cost's derivative along `direction`, which is piecewise linear and rises."""
-        quadratic = matmul(direction, matmul(mass, direction))
-        linear = matmul(direction, matmul(mass, a) - force)
-        x = jnp.concatenate(at_zero)
-        limit_rate = rows.limit_sign * direction[limit_dof]
-        rate = jnp.concatenate([limit_rate, matmul(rows.contact_jacobian, direction)])
-        stiffness = jnp.concatenate([rows.limit_stiffness, rows.contact_stiffness])
+    reference = jnp.concatenate([rows.limit_reference, rows.contact_reference])
+    first = _Iterate(jnp.zeros(nv), -force, -reference)
+    return jax.lax.scan(newton_step, first, length=iterations)[0].acceleration
 
-        def refine(bracket, _):
-            low, high, step = bracket
-            here = x + step * rate
-            active = jnp.where(here < 0, stiffness * rate, 0.0)
-            slope = linear + step * quadratic + jnp.sum(active * here)
-            curvature = quadratic + jnp.sum(active * rate)
-            low = jnp.where(slope < 0, step, low)
-            high = jnp.where(slope < 0, high, step)
-            guess = step - slope / jnp.maximum(curvature, 1e-12)
-            # Newton's guess can leap over the root where rows switch; then halve the bracket.
-            middle = jnp.where(jnp.isinf(high), 2 * low + 1, 0.5 * (low + high))
-            return (low, high, jnp.where((guess >= low) & (guess <= high), guess, middle)), None
 
-        start = (jnp.float32(0), jnp.float32(jnp.inf), jnp.float32(1))
-        (_, _, step), _ = jax.lax.scan(refine, start, length=ls_iterations)
-        return step
-
-    return jax.lax.scan(newton_step, start, length=iterations)[0]
+def _line_search(
+    here: _Iterate, rate: _Iterate, stiffness: jax.Array, iterations: int
+) -> jax.Array:
+    """Root of the cost's derivative along `rate`, which is piecewise linear and rises."""
+    quadratic = jnp.sum(rate.acceleration * rate.unbalanced)
+    linear = jnp.sum(rate.acceleration * here.unbalanced)
+    low, high, step = jnp.float32(0), jnp.float32(jnp.inf), jnp.float32(1)
+    for _ in range(iterations):
+        there = here.residual + step * rate.residual
+        active = jnp.where(there < 0, stiffness * rate.residual, 0.0)
+        slope = linear + step * quadratic + jnp.sum(active * there)
+        curvature = quadratic + jnp.sum(active * rate.residual)
+        low, high = jnp.where(slope < 0, step, low), jnp.where(slope < 0, high, step)
+        guess = step - slope / jnp.maximum(curvature, 1e-12)
+        # Newton's guess can leap over the root where rows switch; then halve the bracket.
+        middle = jnp.where(jnp.isinf(high), 2 * low + 1, 0.5 * (low + high))
+        step = jnp.where((guess >= low) & (guess <= high), guess, middle)
+    return step

@@ -27,7 +27,7 @@ Sources: Qflex (arXiv 2601.19707) Eq. 32 and Table 3 for `paper`; the authors' r
 """  # noqa: E501
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,11 @@ MIN_STERNUM_HEIGHT = 1.0  # m
 MAX_TILT = 0.4  # rad, of each of the three angles of the root
 MAX_DEVIATION = 3.0  # norm of target minus qpos
 FORCE_SCALE = 1e-3  # N -> kN
+EXPONENT = 8.0  # of the exponential action map: action 0 excites by 1.8%
 CLIP = 100.0  # of observed muscle forces (kN) and velocities (m/s)
+
+
+ActionMap = Literal["linear", "exponential"]
 
 
 class RewardSet(NamedTuple):
@@ -72,13 +76,14 @@ class MsHumanWalkConfig:
     """Options of `ms_human_walk`.
 
     `reward_set` "paper" follows the paper's text, "code" the authors' code in all of reward, time
-    limit and phase observation.
+    limit and phase observation. `action_map` is how actions become excitations: see `excitation`.
     """
 
     body: str = "ms_human"
     num_actuators: int = 700
     reward_set: str = "paper"
     motion: str = "human_walk"
+    action_map: ActionMap = "linear"
 
 
 class WalkState(NamedTuple):
@@ -92,14 +97,18 @@ class WalkState(NamedTuple):
 class MsHumanWalk(Env):
     """Follow a reference gait at 1.25 m/s with every muscle under the policy's control.
 
-    Actions in [-1, 1] are excitations from none to full. Observation: qpos, qvel, qacc; activation,
-    force, length and velocity of every muscle; time, phase; position of pelvis and sternum; target
-    minus qpos.
+    Actions in [-1, 1] are excitations from none to full (`excitation`). Observation: qpos, qvel,
+    qacc; activation, force, length and velocity of every muscle; time, phase; position of pelvis
+    and sternum; target minus qpos.
     """
 
     def __init__(self, config: MsHumanWalkConfig = MsHumanWalkConfig()):
         if config.reward_set not in REWARD_SETS:
             raise unknown_name("reward set of ms_human_walk", config.reward_set, REWARD_SETS)
+        if config.action_map not in get_args(ActionMap):
+            raise unknown_name(
+                "action map of ms_human_walk", config.action_map, get_args(ActionMap)
+            )
         self.config = config
         self.rewards = REWARD_SETS[config.reward_set]
         self.body = porting.load(config.body, num_actuators=config.num_actuators)
@@ -147,7 +156,7 @@ class MsHumanWalk(Env):
     def step(self, state: State, action: jax.Array) -> State:
         """Excites the muscles by `action` [A] in [-1, 1] for 20 ms."""
         old = cast(WalkState, state.pipeline_state)
-        ctrl = 0.5 * (jnp.clip(action, -1.0, 1.0) + 1.0)
+        ctrl = excitation(action, self.config.action_map)
         physics, qacc = self.body.advance(old.physics, ctrl, PHYSICS_STEPS)
         walk = WalkState(physics, old.offset, old.steps + 1)
         kinematics, muscles = self.body.kinematics(physics), self.body.muscles(physics)
@@ -244,6 +253,20 @@ class MsHumanWalk(Env):
                 target - physics.qpos,
             ]
         )
+
+
+def excitation(action: jax.Array, action_map: ActionMap) -> jax.Array:
+    """Returns excitations `[A]` from 0 to 1 for actions from -1 to 1.
+
+    "linear" is the paper's map: action 0 is half of full excitation, in every muscle. Under
+    "exponential", (e^{8 x} - 1) / (e^8 - 1) with x = (a + 1) / 2, action 0 is a resting tone of
+    1.8%, and equal changes of the action change the excitation by about equal ratios, so that
+    exploration is in proportion to the signal, as motor noise is (Harris and Wolpert 1998).
+    """
+    share = 0.5 * (jnp.clip(action, -1.0, 1.0) + 1.0)
+    if action_map == "linear":
+        return share
+    return jnp.expm1(EXPONENT * share) / np.expm1(EXPONENT)
 
 
 def root_angles(quaternion: jax.Array) -> jax.Array:

@@ -178,7 +178,8 @@ class _Run:
     def _start(self) -> None:
         start = time.perf_counter()
         self.say(
-            f"filling the replay with {self.config.loop.prefill_transitions:,} random transitions"
+            f"filling the replay with {self.config.loop.prefill_transitions:,} transitions "
+            f"({self.config.loop.prefill_actions} actions)"
         )
 
         def prefill() -> RunState:

@@ -14,7 +14,7 @@ seconds runs as many epochs as fit and joins their metrics with
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -40,8 +40,9 @@ class LoopConfig:
       batch_size: B, transitions of one update.
       updates_per_step: updates after each vector step, so that updates per transition are
         `updates_per_step / num_envs`.
-      prefill_transitions: transitions of uniformly random actions before the first update, rounded
-        up to whole vector steps.
+      prefill_transitions: transitions before the first update, rounded up to whole vector steps.
+      prefill_actions: what makes them: actions drawn uniformly from [-1, 1], or the untrained
+        policy's.
       replay_capacity: transitions that the ring holds, rounded up to whole vector steps.
       steps_per_epoch: vector steps of one call of `epoch`.
       reset_pool: reset states made at the start of each epoch, from which ended worlds restart.
@@ -52,6 +53,7 @@ class LoopConfig:
     batch_size: int = 256
     updates_per_step: int = 1
     prefill_transitions: int = 30_000
+    prefill_actions: Literal["uniform", "policy"] = "uniform"
     replay_capacity: int = 1_000_000
     steps_per_epoch: int = 100
     reset_pool: int = 64
@@ -108,7 +110,7 @@ class Loop(NamedTuple):
     """The functions of one training run; each is traced and compiled once, when first called.
 
     * `init(key) -> run`
-    * `prefill(run) -> run`, uniformly random actions
+    * `prefill(run) -> run`, transitions that come before the first update
     * `epoch(run) -> (run, metrics)`, metrics are device scalars under fixed keys
     * `evaluate(learner, key) -> EvalResult`, the algorithm in mode "eval"
     * `evaluate_constant(action [A], key) -> EvalResult`, the same worlds under one fixed action
@@ -229,16 +231,17 @@ def _init(env: Task, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -
 def _prefill(
     env: Task, algorithm: Algorithm, config: LoopConfig, device: DeviceState
 ) -> DeviceState:
-    """Fills the ring with uniformly random actions in [-1, 1]; learns nothing."""
+    """Fills the ring with transitions of uniform actions or the initial policy; learns nothing."""
 
     def step(device: DeviceState, _):
         key, key_act, key_reset = jax.random.split(device.key, 3)
-        action = jax.random.uniform(
-            key_act, (config.num_envs, env.action_size), minval=-1.0, maxval=1.0
-        )
-        device, _ = collect(
-            env, algorithm, pool, device.replace(key=key), action, device.carry, key_reset
-        )
+        if config.prefill_actions == "policy":
+            obs = worlds.observation(device.env_state)
+            action, carry = algorithm.act(device.learner, obs, device.carry, key_act, "explore")
+        else:
+            shape, carry = (config.num_envs, env.action_size), device.carry
+            action = jax.random.uniform(key_act, shape, minval=-1.0, maxval=1.0)
+        device, _ = collect(env, algorithm, pool, device.replace(key=key), action, carry, key_reset)
         return device, None
 
     device, pool = refresh_pool(env, config, device)

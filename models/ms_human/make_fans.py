@@ -2,6 +2,8 @@
 
     python models/ms_human/make_fans.py        (about 4 minutes on two cores)
 
+Paths are the model's own, without the recipe's repairs.
+
 Breadth starts at the square root of the physiological cross-section, peak force / specific tension,
 and at most `max_width` and `max_width_of_length` of the muscle's path. Then, on random poses over
 all joint ranges, the muscle is split into two strips along each of seven directions: six across
