@@ -88,8 +88,13 @@ def allocate(widths: Sequence[float], count: int) -> list[int]:
 
 
 def lateral_offsets(width: float, parts: int) -> np.ndarray:
-    """Offsets `[parts]` (m) of the middle lines of `parts` equal strips across `width`."""
-    return width * ((np.arange(parts) + 0.5) / parts - 0.5)
+    """Offsets `[parts]` (m) of the middle lines of `parts` equal strips across `width`.
+
+    More than four keep within the middle lines of four: a strip at the very edge slips off its
+    muscle's wrap, and then pulls in another direction.
+    """
+    outermost = width * min(0.5 - 0.5 / parts, 0.375)
+    return np.linspace(-outermost, outermost, parts)
 
 
 def divide(
