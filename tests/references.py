@@ -1,7 +1,22 @@
-"""Equations in plain NumPy (float64) that tests hold the algorithms to."""
+"""Equations in plain NumPy (float64) that tests hold the algorithms to, and batches to do so on."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from mjx_qflex.types import Transition
+
+
+def random_batch(seed, observation_size, action_size, batch_size):
+    """Transitions of uniform actions, of which three in ten end an episode."""
+    keys = jax.random.split(jax.random.key(seed), 5)
+    return Transition(
+        obs=jax.random.normal(keys[0], (batch_size, observation_size)),
+        action=jax.random.uniform(keys[1], (batch_size, action_size), minval=-1.0),
+        reward=jax.random.normal(keys[2], (batch_size,)),
+        discount=jax.random.bernoulli(keys[3], 0.7, (batch_size,)).astype(jnp.float32),
+        next_obs=jax.random.normal(keys[4], (batch_size, observation_size)),
+    )
 
 
 def as_numpy(tree):

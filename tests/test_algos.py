@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 import toy_envs
 
 from mjx_qflex import algos, networks, tasks
 from mjx_qflex.errors import UserError
 from mjx_qflex.training.loop import LoopConfig, make_loop
-from mjx_qflex.types import Transition
 
 OBS, ACT, BATCH = 5, 3, 16
 # Small sizes of whichever of these options an algorithm has.
@@ -36,14 +36,7 @@ def configured(name, preset="default", **options):
 
 
 def random_batch(seed):
-    keys = jax.random.split(jax.random.key(seed), 5)
-    return Transition(
-        obs=jax.random.normal(keys[0], (BATCH, OBS)),
-        action=jax.random.uniform(keys[1], (BATCH, ACT), minval=-1.0),
-        reward=jax.random.normal(keys[2], (BATCH,)),
-        discount=jax.random.bernoulli(keys[3], 0.7, (BATCH,)).astype(jnp.float32),
-        next_obs=jax.random.normal(keys[4], (BATCH, OBS)),
-    )
+    return references.random_batch(seed, OBS, ACT, BATCH)
 
 
 def assert_equal(first, second):
@@ -165,7 +158,12 @@ def test_learns_the_value_of_actions_and_takes_the_best(name):
 
 @pytest.mark.parametrize("name", algos.ALGOS)
 def test_refused_options(name):
-    for option, value in (("width", 0), ("log_std_range", (2.0, -20.0)), ("activation", "selu")):
+    refused = (
+        ("width", 0), ("log_std_range", (2.0, -20.0)), ("activation", "selu"), ("tau", 1.5),
+        ("gamma", float("nan")), ("critic_width", 0), ("decay_updates", 0), ("reward_scale", 0.0),
+        ("source_learning_rate", 0.0), ("entropy_samples", 0), ("schedule_scale", -1.0),
+    )  # fmt: skip
+    for option, value in refused:
         config = configured(name, **{option: value})
         if hasattr(config, option):
             with pytest.raises(UserError, match=option):

@@ -13,7 +13,6 @@ from test_qflex import np_eval, np_train
 from mjx_qflex import algos, diffusion
 from mjx_qflex.algos import dacer, qsm
 from mjx_qflex.algos.common import Network
-from mjx_qflex.types import Transition
 
 OBS, ACT, BATCH = 5, 3, 16
 RATE = 1e-2
@@ -31,14 +30,7 @@ def tiny(name, preset="default", **changes):
 
 
 def random_batch(seed):
-    keys = jax.random.split(jax.random.key(seed), 5)
-    return Transition(
-        obs=jax.random.normal(keys[0], (BATCH, OBS)),
-        action=jax.random.uniform(keys[1], (BATCH, ACT), minval=-1.0),
-        reward=jax.random.normal(keys[2], (BATCH,)),
-        discount=jax.random.bernoulli(keys[3], 0.7, (BATCH,)).astype(jnp.float32),
-        next_obs=jax.random.normal(keys[4], (BATCH, OBS)),
-    )
+    return ref.random_batch(seed, OBS, ACT, BATCH)
 
 
 class Step:

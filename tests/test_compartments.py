@@ -203,6 +203,8 @@ def test_allocation_serves_the_widest_first():
 def test_offsets_are_symmetric():
     np.testing.assert_allclose(compartments.lateral_offsets(6.0, 3), [-2.0, 0.0, 2.0])
     np.testing.assert_allclose(compartments.lateral_offsets(6.0, 1), [0.0])
+    np.testing.assert_allclose(compartments.lateral_offsets(8.0, 4), [-3.0, -1.0, 1.0, 3.0])
+    np.testing.assert_allclose(compartments.lateral_offsets(8.0, 7), np.arange(-3.0, 4.0))
 
 
 def test_left_and_right_are_divided_alike(divided):

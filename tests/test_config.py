@@ -57,6 +57,19 @@ def test_a_preset_may_set_options_of_an_algorithm_on_any_task():
     assert configs.resolve("arm_reach", "sdac", "gpu").algo_config.particles == 32
 
 
+@pytest.mark.parametrize("preset", configs.SIZES)
+def test_all_algorithms_of_a_preset_train_on_the_same_task(preset):
+    of_qflex = configs.resolve("ms_human_walk", "qflex", preset)
+    for algo in algos.ALGOS:
+        config = configs.resolve("ms_human_walk", algo, preset)
+        assert (config.task_config, config.loop) == (of_qflex.task_config, of_qflex.loop)
+    at_rest = preset in ("cpu", "gpu")
+    assert of_qflex.task_config.action_map == ("exponential" if at_rest else "linear")
+    # The flow's steps are relative to the rewards that the critics see.
+    if at_rest:
+        assert of_qflex.algo_config.ascent_step_size == 0.01 / of_qflex.algo_config.reward_scale
+
+
 def test_flags_override_presets_and_sets_override_flags():
     assert resolve(num_envs=8).loop.num_envs == 8
     assert resolve("loop.num_envs=4", num_envs=8).loop.num_envs == 4

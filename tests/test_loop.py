@@ -272,9 +272,7 @@ def test_prefill_by_the_policy_stores_its_actions():
 
 
 def test_without_updates_or_prefill_it_only_collects():
-    config = LoopConfig(
-        **{**CONFIG.__dict__, "updates_per_step": 0, "prefill_transitions": 0}
-    )
+    config = LoopConfig(**{**CONFIG.__dict__, "updates_per_step": 0, "prefill_transitions": 0})
     loop, _ = build(config)
     run, metrics = loop.epoch(loop.prefill(loop.init(KEY)))
     assert run.updates == 0 and run.learner["updates"] == 0
@@ -283,7 +281,13 @@ def test_without_updates_or_prefill_it_only_collects():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("num_envs", 0), ("updates_per_step", -1), ("prefill_transitions", 9_000)]
+    ("field", "value"),
+    [
+        ("num_envs", 0),
+        ("updates_per_step", -1),
+        ("prefill_transitions", 9_000),
+        ("prefill_actions", "none"),
+    ],
 )
 def test_impossible_sizes_are_refused(field, value):
     with pytest.raises(UserError, match=f"loop.{field}"):

@@ -43,6 +43,8 @@ def test_a_point_leaves_the_path_and_the_rest_stays():
         ({"m": {"leave_out": ["knee"], "reason": "r"}}, "knee"),
         ({"m": {"leave_out": ["detour"]}}, "reason"),
         ({"m": {"leaveout": ["detour"], "reason": "r"}}, "leave_out"),
+        ({"m": {"leave_out": "detour", "reason": "r"}}, "list of names"),
+        ({"m": {"leave_out": ["detour", "end"], "reason": "r"}}, "two sites"),
     ],
 )
 def test_an_impossible_repair_is_refused(table, what):

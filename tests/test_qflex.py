@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 
 from mjx_qflex import algos
 from mjx_qflex.algos import qflex
 from mjx_qflex.algos.qflex import PRESETS, QflexConfig
 from mjx_qflex.errors import UserError
-from mjx_qflex.types import Transition
 
 OBS, ACT, BATCH = 3, 2, 16
 TINY = {"width": 8, "depth": 2, "ascent_steps": 3, "ascent_step_size": 0.3, "euler_steps": 4}
@@ -22,14 +22,7 @@ METRICS = {
 
 
 def random_batch(seed, size=BATCH):
-    keys = jax.random.split(jax.random.key(seed), 5)
-    return Transition(
-        obs=jax.random.normal(keys[0], (size, OBS)),
-        action=jax.random.uniform(keys[1], (size, ACT), minval=-1.0),
-        reward=jax.random.normal(keys[2], (size,)),
-        discount=jax.random.bernoulli(keys[3], 0.7, (size,)).astype(jnp.float32),
-        next_obs=jax.random.normal(keys[4], (size, OBS)),
-    )
+    return references.random_batch(seed, OBS, ACT, size)
 
 
 def warmed_up(config):

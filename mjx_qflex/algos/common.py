@@ -43,7 +43,7 @@ def check_options(algorithm: str, config: Any, positive: Iterable[str]) -> None:
       algorithm: its name, for the message.
       config: an instance; options typed as `Literal` must have one of its values, and ranges
         (tuples) must rise.
-      positive: names of the options that must exceed 0.
+      positive: names of the options that must exceed 0, or be None where that is allowed.
 
     Raises:
       UserError: an option's value is refused; it is named.
@@ -57,8 +57,13 @@ def check_options(algorithm: str, config: Any, positive: Iterable[str]) -> None:
         if kind is tuple and value[0] >= value[1]:
             raise UserError(f"{algorithm} has {name}={value}; give the lower bound first")
     for name in positive:
-        if getattr(config, name) <= 0:
-            raise UserError(f"{algorithm} has {name}={getattr(config, name)}; give more than 0")
+        value = getattr(config, name)
+        if value is not None and not value > 0:  # refuses NaN too
+            raise UserError(f"{algorithm} has {name}={value}; give more than 0")
+    for name in ("gamma", "beta1", "tau", "policy_tau"):
+        if not 0.0 <= getattr(config, name, 0.0) <= 1.0:
+            value = getattr(config, name)
+            raise UserError(f"{algorithm} has {name}={value}; give a number from 0 to 1")
 
 
 # Networks.

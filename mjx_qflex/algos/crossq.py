@@ -83,6 +83,7 @@ def make(config: CrossqConfig, observation_size: int, action_size: int) -> Algor
       UserError: an option's value is refused.
     """
     positive = ("width", "depth", "learning_rate", "policy_delay", "initial_alpha")
+    positive += ("critic_width", "reward_scale")
     common.check_options("crossq", config, positive)
     optimizer = optax.adam(config.learning_rate, b1=config.beta1)
 

@@ -34,7 +34,13 @@ COVARIANCE_BIAS = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class DacerConfig:
-    """Options of DACER. The defaults are the authors' own setting."""
+    """Options of DACER. The defaults are the authors' own setting.
+
+    The entropy that alpha answers to is estimated by fitting a mixture of three Gaussians to
+    `entropy_samples` actions. With fewer than several actions per actuator and component the fit
+    is degenerate and reads far too low, so that alpha only grows: true of the default 200 from
+    some 20 actuators on.
+    """
 
     width: int = 256  # units of each hidden layer of every network
     depth: int = 3  # hidden layers
@@ -49,7 +55,7 @@ class DacerConfig:
     schedule_scale: float = 0.3  # factor on the linear schedule
     start_scale: float = 1.0  # standard deviation of the noise that sampling begins with
     noise_scale: float = 0.15  # of noise on actions, in units of alpha (some tasks: 0.1)
-    initial_alpha: float = 3.0  # the code's logarithm is 1.2, on some tasks 1.7
+    initial_alpha: float = 3.0  # rounded: the code's logarithm is 1.2, on some tasks 1.7
     target_entropy: float = -0.9  # nats per actuator
     alpha_learning_rate: float = 3e-2
     alpha_period: int = 10_000  # updates to one of the temperature
@@ -102,7 +108,8 @@ def make(config: DacerConfig, observation_size: int, action_size: int) -> Algori
       UserError: an option's value is refused.
     """
     positive = ("width", "depth", "learning_rate", "delay", "diffusion_steps", "initial_alpha")
-    positive += ("alpha_period", "entropy_states")
+    positive += ("alpha_period", "entropy_states", "entropy_samples", "schedule_scale")
+    positive += ("reward_scale", "start_scale")
     common.check_options("dacer", config, positive)
     if config.schedule == "linear":
         schedule = diffusion.linear_schedule(config.diffusion_steps, config.schedule_scale)

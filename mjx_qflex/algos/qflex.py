@@ -106,6 +106,11 @@ class QflexLearner(NamedTuple):
     temperature: Temperature | None  # None without entropy
 
 
+class Optimizers(NamedTuple):
+    general: optax.GradientTransformation
+    source: optax.GradientTransformation  # of the source policy's network
+
+
 def make(
     config: QflexConfig,
     observation_size: int,
@@ -125,30 +130,32 @@ def make(
       UserError: an option's value is refused.
     """
     positive = ("width", "depth", "learning_rate", "initial_std", "reward_scale", "output_gain")
-    positive += ("ascent_steps", "euler_steps")
+    positive += ("ascent_steps", "euler_steps", "source_learning_rate")
     common.check_options("qflex", config, positive)
     if metric is not None and metric.shape not in ((action_size,), (action_size,) * 2):
         raise UserError(
             f"the metric has shape {metric.shape}; give ({action_size},) or "
             f"({action_size}, {action_size})"
         )
-    source_rate = config.source_learning_rate or config.learning_rate
-    optimizer = optax.adam(config.learning_rate, b1=config.beta1)
-    source_optimizer = optax.adam(source_rate, b1=config.beta1)
+    rate, source_rate = config.learning_rate, config.source_learning_rate
+    optimizers = Optimizers(
+        general=optax.adam(rate, b1=config.beta1),
+        source=optax.adam(rate if source_rate is None else source_rate, b1=config.beta1),
+    )
 
     def init(key: jax.Array) -> QflexLearner:
-        return _init(config, optimizer, observation_size, action_size, key)
+        return _init(config, optimizers, observation_size, action_size, key)
 
     def act(learner, obs, carry, key, mode: Mode):
         return _act(config, action_size, learner, obs, key, mode), carry
 
     def update(learner: QflexLearner, batch: Transition, key: jax.Array):
-        return _update(config, optimizer, source_optimizer, metric, learner, batch, key)
+        return _update(config, optimizers, metric, learner, batch, key)
 
     return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
 
 
-def _init(config, optimizer, observation_size, action_size, key) -> QflexLearner:
+def _init(config, optimizers: Optimizers, observation_size, action_size, key) -> QflexLearner:
     """A fresh learner.
 
     A critic's random first gradient grows with the number of actuators and, with a gain of 1, is
@@ -159,7 +166,7 @@ def _init(config, optimizer, observation_size, action_size, key) -> QflexLearner
     hidden = (config.width,) * config.depth
     everywhere = config.batch_norm == "everywhere"
 
-    def network(key, inputs, output_bias, batch_norm) -> Network:
+    def network(key, inputs, output_bias, batch_norm, optimizer=optimizers.general) -> Network:
         sizes = (inputs, *hidden, len(output_bias))
         params, moments = networks.init_mlp(key, sizes, batch_norm)
         *inner, last = params.layers
@@ -173,10 +180,10 @@ def _init(config, optimizer, observation_size, action_size, key) -> QflexLearner
     gaussian_at_rest = jnp.concatenate([rest, jnp.full(action_size, math.log(config.initial_std))])
     temperature = None
     if config.entropy:
-        temperature = common.init_temperature(optimizer, 1.0)
+        temperature = common.init_temperature(optimizers.general, 1.0)
     return QflexLearner(
         critics=tuple(network(key, pair, jnp.zeros(1), True) for key in keys[:2]),
-        source=network(keys[2], observation_size, gaussian_at_rest, everywhere),
+        source=network(keys[2], observation_size, gaussian_at_rest, everywhere, optimizers.source),
         velocity=network(keys[3], pair + 1, rest, everywhere),
         temperature=temperature,
     )
@@ -233,25 +240,31 @@ def combined_value(config: QflexConfig, critics: tuple[Folded, ...], action) -> 
     return jnp.minimum(first, second) if config.gradient == "min" else 0.5 * (first + second)
 
 
-def _update(
-    config, optimizer, source_optimizer, metric, learner: QflexLearner, batch: Transition, key
-):
+def _update(config, optimizers: Optimizers, metric, learner: QflexLearner, batch: Transition, key):
     """One update: critics, source policy, flow, in this order; returns (learner, metrics)."""
     noise_key, time_key = jax.random.split(key)
     # One draw serves bootstrap, source loss and flow, as in the official code.
     noise = jax.random.normal(noise_key, batch.action.shape)
-    critics, critic_metrics = _update_critics(config, optimizer, learner, batch, noise)
+    critics, critic_metrics = _update_critics(config, optimizers.general, learner, batch, noise)
     guides = tuple(
         networks.fold(old.params if config.stale_critic else new.params, new.moments)
         for old, new in zip(learner.critics, critics, strict=True)
     )
     source, temperature, source_metrics = _update_source(
-        config, source_optimizer, learner, guides, batch.obs, noise
+        config, optimizers, learner, guides, batch.obs, noise
     )
     flow_obs = batch.next_obs if config.flow_states == "next" else batch.obs
     time = jax.random.uniform(time_key, (noise.shape[0], 1))
     velocity, flow_metrics = _update_velocity(
-        config, optimizer, metric, learner.velocity, folded(source), guides, flow_obs, noise, time
+        config,
+        optimizers.general,
+        metric,
+        learner.velocity,
+        folded(source),
+        guides,
+        flow_obs,
+        noise,
+        time,
     )
     learner = QflexLearner(critics, source, velocity, temperature)
     judged = _judge_flow(config, learner, guides, batch.obs, noise)
@@ -274,7 +287,7 @@ def _update_critics(config, optimizer, learner: QflexLearner, batch: Transition,
     )
 
 
-def _update_source(config, optimizer, learner: QflexLearner, guides, obs, noise):
+def _update_source(config, optimizers: Optimizers, learner: QflexLearner, guides, obs, noise):
     """The source policy climbs the critics at the batch's observations."""
     critics = tuple(networks.bind(guide, obs) for guide in guides)
     alpha = 0.0 if learner.temperature is None else jnp.exp(learner.temperature.log_alpha)
@@ -291,7 +304,7 @@ def _update_source(config, optimizer, learner: QflexLearner, guides, obs, noise)
     (policy_loss, (moments, log_std, log_prob)), gradient = jax.value_and_grad(loss, has_aux=True)(
         learner.source.params
     )
-    source = descend(optimizer, learner.source, gradient, moments)
+    source = descend(optimizers.source, learner.source, gradient, moments)
     metrics: Metrics = {
         "policy_loss": policy_loss,
         # Of the Gaussian before the squashing, in nats per actuator.
@@ -300,7 +313,7 @@ def _update_source(config, optimizer, learner: QflexLearner, guides, obs, noise)
     temperature = learner.temperature
     if temperature is not None:
         excess = -jnp.mean(log_prob) - config.target_entropy * noise.shape[-1]
-        temperature = common.adapt_temperature(optimizer, temperature, excess)
+        temperature = common.adapt_temperature(optimizers.general, temperature, excess)
         metrics["temperature"] = jnp.exp(temperature.log_alpha)
     return source, temperature, metrics
 

@@ -84,6 +84,7 @@ def make(config: QsmConfig, observation_size: int, action_size: int) -> Algorith
       UserError: an option's value is refused.
     """
     positive = ("width", "depth", "learning_rate", "diffusion_steps", "particles")
+    positive += ("decay_updates", "reward_scale", "gradient_scale")
     common.check_options("qsm", config, positive)
     rate = config.learning_rate
     if config.decay_updates is not None:

@@ -66,7 +66,8 @@ def make(config: SacConfig, observation_size: int, action_size: int) -> Algorith
     Raises:
       UserError: an option's value is refused.
     """
-    common.check_options("sac", config, ("width", "depth", "learning_rate", "initial_alpha"))
+    positive = ("width", "depth", "learning_rate", "initial_alpha", "reward_scale")
+    common.check_options("sac", config, positive)
     optimizer = optax.adam(config.learning_rate)
     hidden = (config.width,) * config.depth
 

@@ -89,7 +89,8 @@ def make(config: SdacConfig, observation_size: int, action_size: int) -> Algorit
       UserError: an option's value is refused.
     """
     positive = ("width", "depth", "learning_rate", "delay", "diffusion_steps", "particles")
-    positive += ("reverse_samples", "initial_alpha", "alpha_period")
+    positive += ("reverse_samples", "initial_alpha", "alpha_period", "decay_updates")
+    positive += ("schedule_scale", "start_scale", "value_scale", "reward_scale")
     common.check_options("sdac", config, positive)
     schedule = diffusion.linear_schedule(config.diffusion_steps, config.schedule_scale)
     falling = optax.linear_schedule(

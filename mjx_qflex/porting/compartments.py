@@ -88,10 +88,10 @@ def allocate(widths: Sequence[float], count: int) -> list[int]:
 
 
 def lateral_offsets(width: float, parts: int) -> np.ndarray:
-    """Offsets `[parts]` (m) of the middle lines of `parts` equal strips across `width`.
+    """Offsets `[parts]` (m) of parallel strips across `width`.
 
-    More than four keep within the middle lines of four: a strip at the very edge slips off its
-    muscle's wrap, and then pulls in another direction.
+    Up to four are the middle lines of equal strips. More keep within the middle lines of four: a
+    strip at the very edge slips off its muscle's wrap, and then pulls in another direction.
     """
     outermost = width * min(0.5 - 0.5 / parts, 0.375)
     return np.linspace(-outermost, outermost, parts)

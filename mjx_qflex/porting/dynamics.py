@@ -218,7 +218,7 @@ def node_momentum(move: Motion) -> jax.Array:
     return _apply_inertia(move.inertia, move.velocity)
 
 
-def coupling(tree: Tree, slope: jax.Array) -> jax.Array:
+def force_projection(tree: Tree, slope: jax.Array) -> jax.Array:
     """Returns G' `[nv, D]`: from forces on the source's dofs to forces on the independent ones.
 
     Products that XLA:CPU runs fast have their summed axis last on both sides: `a @ b.T`.
@@ -234,7 +234,7 @@ def mass_matrix(tree: Tree, move: Motion, slope: jax.Array) -> jax.Array:
     carries = tree.moves[:, tree.dof_node] * _first_of_each_pair(tree)
     product = sum(move.axes[k, :, None] * momentum[k, None, :] for k in range(6))
     product = product * carries.astype(np.float32)
-    half = matmul(coupling(tree, slope), matmul(product, tree.reduce))
+    half = matmul(force_projection(tree, slope), matmul(product, tree.reduce))
     armature = matmul(tree.armature * slope * slope, tree.reduce)
     return half + half.T + jnp.diag(armature)
 
@@ -297,7 +297,7 @@ def force_jacobian(
     moves = np.append(tree.moves, np.zeros((len(tree.dof_node), 1)), axis=1)
     power = sum(w[:, None] * axis[None] for w, axis in zip(wrench, move.axes, strict=True))
     generalised = power * moves.T[nodes].astype(np.float32)
-    return matmul(coupling(tree, slope), generalised.T)
+    return matmul(force_projection(tree, slope), generalised.T)
 
 
 def integrate(tree: Tree, qpos: jax.Array, qvel: jax.Array, dt: float) -> jax.Array:

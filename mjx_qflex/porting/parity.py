@@ -337,7 +337,7 @@ def repair_changes(body: PortedBody, num_poses: int = 500, seed: int = 0) -> lis
 def _arms_before_and_after(
     tree: Tree, before: fitting.PathSamples, after: fitting.PathSamples, parts: list[int]
 ) -> dict[str, list[float]]:
-    """RMS moment arms about each joint that the muscle spans, in mm: before, after."""
+    """RMS moment arms (mm) about each joint, of the compartment with the largest: before, after."""
     names, rows = tree.joint_names[tree.num_free :], {}
     for column, samples in enumerate((before, after)):
         for pair in np.flatnonzero(np.isin(samples.pair_muscle, parts)):

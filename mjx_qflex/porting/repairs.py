@@ -36,7 +36,10 @@ def read(path: object, table: Mapping[str, Mapping]) -> dict[str, Repair]:
         missing = [key for key in Repair._fields if key not in content]
         if missing:
             raise UserError(f"{where} needs {', '.join(missing)}")
-        repairs[muscle] = Repair(tuple(content["leave_out"]), content["reason"])
+        sites = content["leave_out"]
+        if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
+            raise UserError(f"{where}: leave_out is {sites!r}; give a list of names of sites")
+        repairs[muscle] = Repair(tuple(sites), content["reason"])
     return repairs
 
 
@@ -44,7 +47,8 @@ def apply(spec: mujoco.MjSpec, repairs: Mapping[str, Repair]) -> None:
     """Repairs `spec` in place; each muscle keeps its normalised length at the neutral pose.
 
     Raises:
-      UserError: a muscle that the model does not have, or a site that is not on its path.
+      UserError: a muscle that the model does not have, a site that is not on its path, or a path
+        of which fewer than two sites would stay.
     """
     if not repairs:
         return
@@ -61,6 +65,8 @@ def apply(spec: mujoco.MjSpec, repairs: Mapping[str, Repair]) -> None:
         for site in repair.leave_out:
             if site not in on_path:
                 raise UserError(f"cannot repair {name}: its path has no site {site!r}")
+        if len(on_path - set(repair.leave_out)) < 2:
+            raise UserError(f"cannot repair {name}: its path needs two sites that stay")
         length[name] = data.ten_length[model.tendon(tendon.name).id]
         muscle.target = f"{tendon.name}_repaired"
         _leave_out(spec, tendon, muscle.target, repair.leave_out)

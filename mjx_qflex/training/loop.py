@@ -14,7 +14,7 @@ seconds runs as many epochs as fit and joins their metrics with
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import chex
 import jax
@@ -29,6 +29,8 @@ from mjx_qflex.training.aggregate import mean_where, reduce_metrics
 from mjx_qflex.training.program import Program, stepping_options
 from mjx_qflex.training.worlds import Task
 from mjx_qflex.types import Algorithm, Carry, Learner, Metrics, Transition
+
+PrefillActions = Literal["uniform", "policy"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class LoopConfig:
     batch_size: int = 256
     updates_per_step: int = 1
     prefill_transitions: int = 30_000
-    prefill_actions: Literal["uniform", "policy"] = "uniform"
+    prefill_actions: PrefillActions = "uniform"
     replay_capacity: int = 1_000_000
     steps_per_epoch: int = 100
     reset_pool: int = 64
@@ -70,6 +72,9 @@ class LoopConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.prefill_actions not in get_args(PrefillActions):
+            choices = " or ".join(get_args(PrefillActions))
+            raise UserError(f"loop.prefill_actions is {self.prefill_actions!r}; give {choices}")
         if self.prefill_transitions > self.replay_capacity:
             raise UserError(
                 f"loop.prefill_transitions={self.prefill_transitions} exceeds "
