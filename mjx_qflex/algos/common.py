@@ -212,6 +212,29 @@ def tanh_gaussian(
     return jnp.tanh(before), jnp.sum(log_prob, axis=-1)
 
 
+class TanhGaussian(NamedTuple):
+    """A Gaussian policy squashed by tanh, of a network obs -> mean and log standard deviation."""
+
+    log_std_range: tuple[float, float]
+    correction: bool  # of the density, by how tanh squeezes volumes
+    activation: Activation = "relu"  # of the network
+
+    def head(self, output: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns actions [B, A] and log densities [B] for outputs [B, 2 A] and normal `noise`."""
+        return tanh_gaussian(*gaussian(output, self.log_std_range), noise, self.correction)
+
+    def sample(self, network: Network, obs: jax.Array, noise: jax.Array):
+        """Returns actions [B, A] and log densities [B] at observations [B, O]."""
+        output = networks.apply_folded(folded(network), obs, self.activation)
+        return self.head(output, noise)
+
+    def act(self, network: Network, obs: jax.Array, key: jax.Array, mode: Mode) -> jax.Array:
+        """Draws actions [N, A], or gives tanh of the mean in evaluation."""
+        noise = jax.random.normal(key, (obs.shape[0], network.params.layers[-1].bias.size // 2))
+        noise = noise if mode == "explore" else jnp.zeros_like(noise)
+        return self.sample(network, obs, noise)[0]
+
+
 def climb(
     optimizer: optax.GradientTransformation,
     policy: Network,

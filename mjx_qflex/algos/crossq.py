@@ -14,7 +14,7 @@ import optax
 
 from mjx_qflex import networks
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Network, Temperature
+from mjx_qflex.algos.common import Network, TanhGaussian, Temperature
 from mjx_qflex.networks import MLP
 from mjx_qflex.types import Algorithm, Metrics, Mode, Transition
 
@@ -105,10 +105,7 @@ def make(config: CrossqConfig, observation_size: int, action_size: int) -> Algor
         )
 
     def act(learner: CrossqLearner, obs, carry, key, mode: Mode):
-        """Draws from the policy, or gives tanh of its mean in evaluation."""
-        noise = jax.random.normal(key, (obs.shape[0], action_size))
-        noise = noise if mode == "explore" else jnp.zeros_like(noise)
-        return _sample(config, learner.actor.policy, obs, noise)[0], carry
+        return _gaussian(config).act(learner.actor.policy, obs, key, mode), carry
 
     def update(learner: CrossqLearner, batch: Transition, key: jax.Array):
         return _update(config, optimizer, learner, batch, key)
@@ -165,21 +162,15 @@ def update_critics(
     return critics, common.value_metrics(errors, values)
 
 
-def _head(config: CrossqConfig, output, noise):
-    mean, log_std = common.gaussian(output, config.log_std_range)
-    return common.tanh_gaussian(mean, log_std, noise, config.tanh_correction)
-
-
-def _sample(config: CrossqConfig, policy: Network, obs, noise):
-    """Returns the policy's actions [B, A] for standard normal `noise`, and log densities [B]."""
-    return _head(config, networks.apply_folded(common.folded(policy), obs), noise)
+def _gaussian(config: CrossqConfig) -> TanhGaussian:
+    return TanhGaussian(config.log_std_range, config.tanh_correction)
 
 
 def _update(config: CrossqConfig, optimizer, learner: CrossqLearner, batch: Transition, key):
     """One update: critics, then policy and temperature where it is their turn."""
     next_key, key = jax.random.split(key)
     noise = jax.random.normal(next_key, batch.action.shape)
-    next_action, log_prob = _sample(config, learner.actor.policy, batch.next_obs, noise)
+    next_action, log_prob = _gaussian(config).sample(learner.actor.policy, batch.next_obs, noise)
     critics, metrics = update_critics(
         optimizer,
         learner.critics,
@@ -213,7 +204,7 @@ def _update_actor(config: CrossqConfig, optimizer, actor: Actor, guides, obs, ke
     policy, loss, entropy = common.climb(
         optimizer,
         actor.policy,
-        lambda output: _head(config, output, noise),
+        lambda output: _gaussian(config).head(output, noise),
         common.min_value(critics),
         jnp.exp(actor.temperature.log_alpha),
         obs,

@@ -217,15 +217,11 @@ def gaussian(output: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def squash(config: QflexConfig, mean, log_std, noise) -> tuple[jax.Array, jax.Array]:
     """Returns the source's actions [B, A] for standard normal `noise`, and log densities [B]."""
-    log_prob = common.normal_log_density(noise, log_std)
-    action = mean + jnp.exp(log_std) * noise
     if config.tanh_source:
-        log_prob = log_prob - common.log_tanh_slope(action)
-        action = jnp.tanh(action)
-    else:
-        # Without a bound the mean runs away: the critic has seen no action outside the box.
-        action = jnp.clip(action, -1.0, 1.0)
-    return action, jnp.sum(log_prob, axis=-1)
+        return common.tanh_gaussian(mean, log_std, noise, correction=True)
+    # Without a bound the mean runs away: the critic has seen no action outside the box.
+    action = jnp.clip(mean + jnp.exp(log_std) * noise, -1.0, 1.0)
+    return action, jnp.sum(common.normal_log_density(noise, log_std), axis=-1)
 
 
 def sample_source(config: QflexConfig, source: Folded, obs, noise) -> tuple[jax.Array, jax.Array]:

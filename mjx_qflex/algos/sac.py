@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mjx_qflex import networks
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Network, Temperature
+from mjx_qflex.algos.common import Network, TanhGaussian, Temperature
 from mjx_qflex.networks import MLP, Activation
 from mjx_qflex.types import Algorithm, Mode, Transition
 
@@ -84,10 +83,7 @@ def make(config: SacConfig, observation_size: int, action_size: int) -> Algorith
         )
 
     def act(learner: SacLearner, obs, carry, key, mode: Mode):
-        """Draws from the policy, or gives tanh of its mean in evaluation."""
-        noise = jax.random.normal(key, (obs.shape[0], action_size))
-        noise = noise if mode == "explore" else jnp.zeros_like(noise)
-        return _sample(config, learner.policy, obs, noise)[0], carry
+        return _gaussian(config).act(learner.policy, obs, key, mode), carry
 
     def update(learner: SacLearner, batch: Transition, key: jax.Array):
         return _update(config, optimizer, learner, batch, key)
@@ -95,15 +91,8 @@ def make(config: SacConfig, observation_size: int, action_size: int) -> Algorith
     return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
 
 
-def _head(config: SacConfig, output, noise):
-    mean, log_std = common.gaussian(output, config.log_std_range)
-    return common.tanh_gaussian(mean, log_std, noise, config.tanh_correction)
-
-
-def _sample(config: SacConfig, policy: Network, obs, noise):
-    """Returns the policy's actions [B, A] for standard normal `noise`, and log densities [B]."""
-    output = networks.apply_folded(common.folded(policy), obs, config.activation)
-    return _head(config, output, noise)
+def _gaussian(config: SacConfig) -> TanhGaussian:
+    return TanhGaussian(config.log_std_range, config.tanh_correction, config.activation)
 
 
 def _update(config: SacConfig, optimizer, learner: SacLearner, batch: Transition, key):
@@ -113,7 +102,7 @@ def _update(config: SacConfig, optimizer, learner: SacLearner, batch: Transition
 
     # Eq. 5: the target holds the entropy of the next action.
     noise = jax.random.normal(next_key, batch.action.shape)
-    next_action, log_prob = _sample(config, learner.policy, batch.next_obs, noise)
+    next_action, log_prob = _gaussian(config).sample(learner.policy, batch.next_obs, noise)
     targets = common.at(learner.targets, batch.next_obs)
     next_value = common.min_value(targets, config.activation)(next_action)
     soft_value = next_value - alpha * log_prob
@@ -126,7 +115,7 @@ def _update(config: SacConfig, optimizer, learner: SacLearner, batch: Transition
     policy, policy_loss, entropy = common.climb(
         optimizer,
         learner.policy,
-        lambda output: _head(config, output, noise),
+        lambda output: _gaussian(config).head(output, noise),
         common.min_value(guides, config.activation),
         alpha,
         batch.obs,
