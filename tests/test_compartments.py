@@ -142,7 +142,7 @@ def test_equal_activation_reproduces_the_parents_torque(parent, divided):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "limit"), [(388, 1e-9), (1000, 0.025), (2800, 0.025)])
+@pytest.mark.parametrize(("count", "limit"), [(388, 1e-9), (1000, 0.02), (2800, 0.02)])
 def test_equal_activation_at_other_counts(parent, fans, count, limit):
     spec = myo_sim.load_spec("myofullbody")
     model = compartments.divide(spec, count, fans, DROP).compile()
