@@ -16,13 +16,13 @@ from mjx_qflex.training.loop import LoopConfig, make_loop
 
 GAMMA = 0.9
 ALGO = qflex.QflexConfig(
-    width=64, depth=2, learning_rate=2e-3, gamma=GAMMA, ascent_steps=5, euler_steps=5
+    width=64, depth=2, learning_rate=1e-3, gamma=GAMMA, ascent_steps=5, euler_steps=5
 )
 LOOP = LoopConfig(
     num_envs=16,
     batch_size=128,
     updates_per_step=1,
-    prefill_transitions=2_000,
+    prefill_transitions=8_000,
     replay_capacity=50_000,
     steps_per_epoch=1_000,
     reset_pool=64,

@@ -54,8 +54,11 @@ class PortedBody:
     ls_iterations: int
     source: mujoco.MjModel
 
-    # XLA:CPU's newer fusion emitters duplicate work along long chains of joints.
-    compiler_options = {"xla_cpu_use_fusion_emitters": False}
+    # In jax 0.10, XLA:CPU's fusion emitters duplicate work along long chains of joints. From 0.11
+    # on the option is unknown, and the step as fast without it.
+    compiler_options = (
+        {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+    )
 
     @property
     def nq(self) -> int:
