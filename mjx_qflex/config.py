@@ -1,4 +1,4 @@
-"""What a run is: presets, sizes and `--set key=value`, resolved into one frozen `Config`.
+"""What a run is: a preset, flags and `--set key=value`, resolved into one frozen `Config`.
 
 Each layer overrides the one before: dataclass defaults, the preset, the table of sizes for
 (preset, task), explicit flags, `--set`. The result is printed, saved as `config.json`, and is all
@@ -11,92 +11,15 @@ import types
 import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import jax
-
-from mjx_qflex import algos, tasks
+from mjx_qflex import algos, presets, tasks
 from mjx_qflex.commands import whole_number
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
 from mjx_qflex.training.loop import LoopConfig
 
 FILE_NAME = "config.json"
-
-
-class Sizes(NamedTuple):
-    """How large a run is. `steps_per_epoch` aims at 1 to 5 s on the device of the preset."""
-
-    num_envs: int
-    batch_size: int
-    updates_per_step: int
-    prefill: int  # transitions
-    replay: int  # transitions
-    width: int  # of every network's hidden layers
-    steps_per_epoch: int
-    total_steps: int  # transitions, prefill included
-    evaluations: int = 20  # spread over the run
-    eval_envs: int = 64
-
-
-PAPER_SMALL = Sizes(80, 256, 1, 30_000, 1_000_000, 256, 50, 20_000_000)
-PAPER_LARGE = Sizes(224, 256, 1, 30_000, 1_000_000, 1024, 50, 50_000_000)
-
-# SIZES[preset][task]; a task without a line of its own takes "*".
-# fmt: off
-SIZES: dict[str, dict[str, Sizes]] = {
-    # columns:                  envs batch upd prefill  replay width steps     total evals
-    "cpu": {
-        "*":             Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000, 10),
-        "chain_reach":   Sizes(   64,  256,  2,  2_560,   200_000, 128, 100,    200_000, 10),
-        "ms_human_walk": Sizes(   32,  128,  3,  8_000,    30_000, 128,  10,     60_000,  4),
-    },
-    "gpu": {
-        "*":             Sizes( 4096, 4096,  4, 100_000, 1_000_000, 256, 50, 50_000_000),
-        "chain_reach":   Sizes( 4096, 4096,  4, 100_000, 1_000_000, 256, 100, 20_000_000),
-        "ms_human_walk": Sizes( 4096, 4096,  4, 100_000,   500_000, 1024, 16, 50_000_000),
-    },
-    "paper": {"*": PAPER_SMALL, "ms_human_walk": PAPER_LARGE},
-    "code":  {"*": PAPER_SMALL, "ms_human_walk": PAPER_LARGE},
-}
-# fmt: on
-
-# A body whose 700 muscles start half excited falls before it can learn anything. Here action 0 is
-# rest, and the untrained policy fills the replay (experiments/cpu_walk).
-AT_REST = ("task.action_map=exponential", "loop.prefill_actions=policy")
-
-# Quiet first actions, flat first critics, and a source that stays within the reach of what the
-# critics have seen. The critic's gradient, and with it the ascent, shrinks with the rewards.
-QUIET_QFLEX = (
-    "algo.initial_std=0.2",
-    "algo.output_gain=0.05",
-    "algo.source_learning_rate=1e-5",
-    "algo.reward_scale=0.01",
-    "algo.ascent_step_size=1.0",
-)
-
-# What a preset sets on a task with an algorithm ("*": on any), in the form of --set.
-PRESET_SETTINGS: dict[tuple[str, str, str], tuple[str, ...]] = {
-    ("cpu", "*", "crossq"): ("algo.critic_width=256",),  # the paper's 2,048 is for accelerators,
-    ("cpu", "*", "dacer"): ("algo.entropy_states=32",),  # and so are so many samples
-    ("cpu", "*", "sdac"): ("algo.particles=4", "algo.reverse_samples=16"),
-    ("cpu", "ms_human_walk", "*"): AT_REST,
-    ("gpu", "ms_human_walk", "*"): AT_REST,
-    ("code", "ms_human_walk", "*"): ("task.reward_set=code",),
-    ("gpu", "ms_human_walk", "qflex"): QUIET_QFLEX,
-    # Ten minutes on two cores are few updates: besides, fast critics, a short horizon, and
-    # evaluation without noise.
-    ("cpu", "ms_human_walk", "qflex"): (
-        *QUIET_QFLEX,
-        "algo.learning_rate=1e-3",
-        "algo.gamma=0.95",
-        "algo.eval_noise=mean",
-    ),
-}
-
-# The sets of algorithm options that a preset takes, the first that the algorithm has; else its
-# default. Baselines have one set for Qflex's paper and code.
-ALGO_PRESETS = {"paper": ("paper", "qflex_paper"), "code": ("code", "qflex_paper")}
 
 
 @dataclass(frozen=True)
@@ -140,7 +63,7 @@ def resolve(
     Args:
       task: name in `tasks.TASKS`.
       algo: name in `algos.ALGOS`.
-      preset: name in `SIZES`; by default "cpu" or "gpu", as the device is.
+      preset: name in `presets.SIZES`; by default "cpu" or "gpu", as the device is.
       seed: of everything random in the run.
       num_envs: worlds side by side; by default the preset's.
       total_steps: transitions; by default the preset's.
@@ -152,12 +75,12 @@ def resolve(
     """
     task_config = tasks.config_class(task)()
     entry = algos.entry(algo)
-    preset = preset or default_preset(device)
-    if preset not in SIZES:
-        raise unknown_name("preset", preset, SIZES)
-    sizes = sizes_of(preset, task)
+    preset = preset or presets.default_preset(device)
+    if preset not in presets.SIZES:
+        raise unknown_name("preset", preset, presets.SIZES)
+    sizes = presets.sizes_of(preset, task)
 
-    names = (*ALGO_PRESETS.get(preset, ()), "default")
+    names = (*presets.ALGO_OPTIONS.get(preset, ()), "default")
     options = next(entry.presets[name] for name in names if name in entry.presets)
     num_envs = sizes.num_envs if num_envs is None else num_envs
     config = Config(
@@ -180,20 +103,7 @@ def resolve(
         algo_config=replace(options, width=sizes.width),
         task_config=task_config,
     )
-    rows = ((preset, "*", algo), (preset, task, "*"), (preset, task, algo))
-    settings = [setting for row in rows for setting in PRESET_SETTINGS.get(row, ())]
-    return apply_sets(config, (*settings, *sets))
-
-
-def default_preset(device: str | None = None) -> str:
-    """Returns the preset for a platform: "cpu" without an accelerator, "gpu" with one."""
-    return "cpu" if (device or jax.default_backend()) == "cpu" else "gpu"
-
-
-def sizes_of(preset: str, task: str) -> Sizes:
-    """Returns the table's entry for a preset and a task."""
-    table = SIZES[preset]
-    return table.get(task, table["*"])
+    return apply_sets(config, (*presets.settings_of(preset, task, algo), *sets))
 
 
 def apply_sets(config: Config, sets: typing.Sequence[str]) -> Config:

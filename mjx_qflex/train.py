@@ -38,9 +38,9 @@ def make_parser() -> commands.FlagParser:
 def defaults_text(task: str | None, algo: str, preset: str | None) -> str:
     """Returns the real defaults: of every setting of a task, or the sizes of all tasks."""
     with commands.quiet_imports():
-        from mjx_qflex import config
+        from mjx_qflex import config, presets
 
-    chosen = preset or config.default_preset()
+    chosen = preset or presets.default_preset()
     if task:
         resolved = config.resolve(task, algo, chosen)
         lines = [f"Settings of {task} with preset {chosen}, for --set:"]
@@ -48,7 +48,7 @@ def defaults_text(task: str | None, algo: str, preset: str | None) -> str:
         return "\n".join(lines)
     lines = [f"Sizes by preset and task (* is any other task); the preset here is {chosen}:"]
     lines.append(f"  {'preset':7}{'task':16}{'num_envs':>9}{'total_steps':>13}{'batch_size':>11}")
-    for name, table in config.SIZES.items():
+    for name, table in presets.SIZES.items():
         for row, sizes in table.items():
             lines.append(
                 f"  {name:7}{row:16}{sizes.num_envs:>9,}{sizes.total_steps:>13,}"

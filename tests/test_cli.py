@@ -16,7 +16,7 @@ import pytest
 from videos import read_clip
 
 from mjx_qflex import config as configs
-from mjx_qflex import evaluate, train
+from mjx_qflex import evaluate, presets, train
 from mjx_qflex.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -303,7 +303,7 @@ def test_evaluate_refuses_what_is_no_run(capsys, tmp_path):
 def test_help_shows_the_real_defaults(capsys):
     assert train.main(["--help"]) == 0
     text = capsys.readouterr().out
-    sizes = configs.SIZES["paper"]["ms_human_walk"]
+    sizes = presets.SIZES["paper"]["ms_human_walk"]
     assert re.search(rf"paper +ms_human_walk +{sizes.num_envs} +{sizes.total_steps:,}", text)
     for flag in ("task", "algo", "preset", "seed", "num_envs", "total_steps", "logdir", "set"):
         assert f"--{flag}" in text

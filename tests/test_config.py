@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mjx_qflex import algos
+from mjx_qflex import algos, presets
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
 
@@ -41,11 +41,11 @@ def test_code_preset_sets_algorithm_and_reward():
 
 @pytest.mark.parametrize("algo", sorted(set(algos.ALGOS) - {"qflex"}))
 def test_baselines_by_preset(algo, tmp_path):
-    presets = algos.entry(algo).presets
+    sets = algos.entry(algo).presets
     for preset, options in (("gpu", "default"), ("paper", "qflex_paper"), ("code", "qflex_paper")):
         config = configs.resolve("chain_reach", algo, preset)
-        width = configs.sizes_of(preset, "chain_reach").width
-        assert config.algo_config == dataclasses.replace(presets[options], width=width)
+        width = presets.sizes_of(preset, "chain_reach").width
+        assert config.algo_config == dataclasses.replace(sets[options], width=width)
         configs.save(config, tmp_path)
         assert configs.load(tmp_path) == config
 
@@ -57,7 +57,7 @@ def test_a_preset_may_set_options_of_an_algorithm_on_any_task():
     assert configs.resolve("arm_reach", "sdac", "gpu").algo_config.particles == 32
 
 
-@pytest.mark.parametrize("preset", configs.SIZES)
+@pytest.mark.parametrize("preset", presets.SIZES)
 def test_all_algorithms_of_a_preset_train_on_the_same_task(preset):
     of_qflex = configs.resolve("ms_human_walk", "qflex", preset)
     for algo in algos.ALGOS:

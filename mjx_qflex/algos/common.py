@@ -273,6 +273,11 @@ def climb(
     return descend(optimizer, policy, gradient, moments), policy_loss, entropy
 
 
+def normal(shape: Sequence[int]) -> Callable[[jax.Array], jax.Array]:
+    """Returns `draw(key)`: standard normal numbers of a shape."""
+    return lambda key: jax.random.normal(key, shape)
+
+
 def normal_source(mode: Mode, key: jax.Array, shape: Sequence[int]) -> tuple[Callable, jax.Array]:
     """Returns `draw(key) -> [N, A]` and the key to use for a mode of acting.
 
@@ -280,12 +285,9 @@ def normal_source(mode: Mode, key: jax.Array, shape: Sequence[int]) -> tuple[Cal
     observation alone.
     """
     if mode == "explore":
-        return lambda key: jax.random.normal(key, shape), key
-    one = (1, *shape[1:])
-    return (
-        lambda key: jnp.broadcast_to(jax.random.normal(key, one), shape),
-        jax.random.key(EVAL_NOISE_SEED),
-    )
+        return normal(shape), key
+    one = normal((1, *shape[1:]))
+    return lambda key: jnp.broadcast_to(one(key), shape), jax.random.key(EVAL_NOISE_SEED)
 
 
 def best_of(

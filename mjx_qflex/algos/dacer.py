@@ -179,7 +179,7 @@ def _update(
     alpha = jnp.exp(learner.regulator.temperature.log_alpha)
 
     def behave(net: NoiseNet, obs: jax.Array, key: jax.Array) -> jax.Array:
-        draw, _ = common.normal_source("explore", key, batch.action.shape)
+        draw = common.normal(batch.action.shape)
         return _sample(config, schedule, net, alpha, obs, key, draw)
 
     next_action = behave(learner.actor.policy.params, batch.next_obs, next_key)
@@ -275,7 +275,7 @@ def _policy_entropy(config: DacerConfig, schedule: Schedule, net: NoiseNet, alph
 
     def at_state(inputs):
         obs, key = inputs
-        draw, _ = common.normal_source("explore", key, shape)
+        draw = common.normal(shape)
         actions = _sample(config, schedule, net, alpha, obs[None], key, draw)
         return mixture_entropy(actions)
 

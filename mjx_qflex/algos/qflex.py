@@ -168,11 +168,10 @@ def _init(config, optimizers: Optimizers, observation_size, action_size, key) ->
 
     def network(key, inputs, output_bias, batch_norm, optimizer=optimizers.general) -> Network:
         sizes = (inputs, *hidden, len(output_bias))
-        params, moments = networks.init_mlp(key, sizes, batch_norm)
-        *inner, last = params.layers
+        fresh = common.init_network(optimizer, key, sizes, batch_norm)
+        *inner, last = fresh.params.layers
         last = Linear(config.output_gain * last.kernel, output_bias)
-        params = params._replace(layers=(*inner, last))
-        return Network(params, moments, optimizer.init(params))
+        return fresh._replace(params=fresh.params._replace(layers=(*inner, last)))
 
     keys = jax.random.split(key, 4)
     pair = observation_size + action_size

@@ -180,7 +180,7 @@ def _update(config: QsmConfig, optimizers: Optimizers, learner: QsmLearner, batc
     )
     slow_policy = common.averaged(config.policy_tau, policy.params, learner.slow_policy)
 
-    draw, _ = common.normal_source("explore", next_key, batch.action.shape)
+    draw = common.normal(batch.action.shape)
     next_action = _sample(
         config, slow_policy, old, batch.next_obs, next_key, draw, config.action_noise
     )

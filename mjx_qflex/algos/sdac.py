@@ -175,7 +175,7 @@ def _update(
 
     def behave(obs: jax.Array, key: jax.Array) -> jax.Array:
         draw_key, noise_key = jax.random.split(key)
-        draw, _ = common.normal_source("explore", key, batch.action.shape)
+        draw = common.normal(batch.action.shape)
         predict = diffusion.at(learner.actor.policy.params, obs)
         action = _best_action(config, schedule, predict, common.at(old, obs), draw_key, draw)
         return action + deviation * draw(noise_key)

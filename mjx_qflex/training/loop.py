@@ -23,6 +23,7 @@ from brax.envs.base import State
 from flax import struct
 
 from mjx_qflex.errors import UserError
+from mjx_qflex.lookup import unknown_name
 from mjx_qflex.training import evaluation, worlds
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import mean_where, reduce_metrics
@@ -73,8 +74,9 @@ class LoopConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 1 or more")
         if self.prefill_actions not in get_args(PrefillActions):
-            choices = " or ".join(get_args(PrefillActions))
-            raise UserError(f"loop.prefill_actions is {self.prefill_actions!r}; give {choices}")
+            raise unknown_name(
+                "loop.prefill_actions", self.prefill_actions, get_args(PrefillActions)
+            )
         if self.prefill_transitions > self.replay_capacity:
             raise UserError(
                 f"loop.prefill_transitions={self.prefill_transitions} exceeds "
