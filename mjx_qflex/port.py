@@ -70,7 +70,7 @@ def make_report(arguments: argparse.Namespace) -> dict[str, Any]:
         "100 steps of free motion, muscles off": parity.motion_error(body, muscles=False),
         "100 steps of free motion, muscles on": parity.motion_error(body, muscles=True),
         "largest displacement if couplings were deleted (m)": parity.coupling_change(body),
-        "50 steps with contacts": parity.contact_change(body) if body.floor.node.size else None,
+        "50 steps with contacts": parity.contact_change(body) if body.contacts else None,
         "ranges": parity.range_table(body),
         "repairs": parity.repair_changes(body),
     }

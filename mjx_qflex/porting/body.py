@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from mjx_qflex.porting import contacts, dynamics, muscle, paths, solver
+from mjx_qflex.porting import contacts, dynamics, muscle, paths, servos, solver, tendons
 from mjx_qflex.porting.tree import Tree, source_positions
 
 
@@ -17,7 +17,7 @@ class PhysicsState(NamedTuple):
 
     qpos: jax.Array  # [nq] free joint (position, quaternion w first), then scalar joints
     qvel: jax.Array  # [nv] free joint (linear in the world, angular in the body), then scalars
-    act: jax.Array  # [nu] activations
+    act: jax.Array  # [nu] activations of muscles; servos have none, [0]
     time: jax.Array  # [] s
 
 
@@ -26,6 +26,7 @@ class Kinematics(NamedTuple):
 
     xpos: jax.Array  # [B, 3]
     xmat: jax.Array  # [B, 3, 3]
+    velocity: jax.Array  # [B, 6] rad/s, and m/s of the body's origin, in world axes
     com: jax.Array  # [3] centre of mass of the whole body
     com_velocity: jax.Array  # [3] m/s
 
@@ -39,15 +40,36 @@ class Muscles(NamedTuple):
     outside: jax.Array  # [] fraction of muscles whose joints are outside the fitted range
 
 
+class _Placed(NamedTuple):
+    """A state's coordinates, poses and motion, which all forces are computed from."""
+
+    joints: dynamics.JointState
+    world: dynamics.Poses
+    move: dynamics.Motion
+
+
+class _Pull(NamedTuple):
+    """Muscle paths and forces of a state: of compiled paths, and of exact ones."""
+
+    compiled: paths.PathState
+    exact: tendons.TendonState
+    muscles: Muscles
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PortedBody:
-    """A body in independent coordinates; all methods are pure and work under `vmap` and `jit`."""
+    """A body in independent coordinates; all methods are pure and work under `vmap` and `jit`.
+
+    It is driven by muscles, whose paths are polynomials or exact, or by servos.
+    """
 
     name: str
     tree: Tree
-    floor: contacts.FloorContacts
-    muscle_constants: muscle.MuscleConstants
+    contacts: tuple[contacts.Contacts, ...]
+    muscle_constants: muscle.MuscleConstants | None
     path_groups: tuple[paths.PathGroup, ...]
+    tendons: tendons.Tendons | None
+    servos: servos.Servos | None
     actuator_names: tuple[str, ...]
     timestep: float
     iterations: int
@@ -110,9 +132,14 @@ class PortedBody:
         return PhysicsState(
             jnp.asarray(np.concatenate([free, scalar]), jnp.float32),
             jnp.zeros(self.nv),
-            jnp.zeros(self.nu),
+            jnp.zeros(self.nu if self.servos is None else 0),
             jnp.float32(0),
         )
+
+    def _place_nodes(self, state: PhysicsState) -> _Placed:
+        joints = dynamics.joint_state(self.tree, state.qpos, state.qvel)
+        world = dynamics.poses(self.tree, state.qpos, joints.position)
+        return _Placed(joints, world, dynamics.motion(self.tree, world, joints.velocity))
 
     def step(self, state: PhysicsState, ctrl: jax.Array) -> tuple[PhysicsState, jax.Array]:
         """One physics step as MuJoCo's Euler integrator takes it.
@@ -125,14 +152,13 @@ class PortedBody:
           The state after it, and the constrained acceleration `[nv]` before it.
         """
         tree, dt = self.tree, self.timestep
-        joints = dynamics.joint_state(tree, state.qpos, state.qvel)
-        world = dynamics.poses(tree, state.qpos, joints.position)
-        move = dynamics.motion(tree, world, joints.velocity)
+        placed = self._place_nodes(state)
+        joints, world, move = placed
         mass = dynamics.mass_matrix(tree, move, joints.slope)
         force = dynamics.passive_force(tree, joints) - dynamics.bias_force(tree, move, joints)
-        force = force + self._muscle_torque(state)
+        force = force + self._actuator_force(state, ctrl, placed)
         rows = contacts.constraint_rows(
-            tree, self.floor, dt, state.qpos, state.qvel, world, move, joints.slope
+            tree, self.contacts, dt, state.qpos, state.qvel, world, move, joints.slope
         )
         acceleration = solver.constrained_acceleration(
             mass, force, rows, self.iterations, self.ls_iterations
@@ -145,28 +171,63 @@ class PortedBody:
         damped_factor = solver.factor(mass + jnp.diag(damping))
         damped = solver.solve_factored(damped_factor, dynamics.matmul(mass, acceleration))
         qvel = state.qvel + dt * damped
-        rate = muscle.activation_rate(self.muscle_constants, ctrl, state.act)
+        act = state.act
+        if self.muscle_constants is not None:
+            act = act + dt * muscle.activation_rate(self.muscle_constants, ctrl, act)
         after = PhysicsState(
-            dynamics.integrate(tree, state.qpos, qvel, dt),
-            qvel,
-            state.act + dt * rate,
-            state.time + dt,
+            dynamics.integrate(tree, state.qpos, qvel, dt), qvel, act, state.time + dt
         )
         return after, acceleration
 
-    def _muscle_torque(self, state: PhysicsState) -> jax.Array:
-        path, _, pull = self._pull(state)
-        num_free = 6 * self.tree.num_free
-        torque = paths.joint_force(self.path_groups, path, pull, self.nv - num_free)
-        return jnp.concatenate([jnp.zeros(num_free), torque])
+    def _actuator_force(self, state: PhysicsState, ctrl: jax.Array, placed: _Placed) -> jax.Array:
+        """Generalised forces `[nv]` of all actuators."""
+        num_free, num_scalar = 6 * self.tree.num_free, self.nv - 6 * self.tree.num_free
+        total = jnp.zeros(self.nv)
+        if self.servos is not None:
+            scalar = servos.joint_force(self.servos, self.servo_force(state, ctrl), num_scalar)
+            return total.at[num_free:].set(scalar)
+        pull = self._pull(state, placed)
+        force = pull.muscles.force
+        if self.path_groups:
+            scalar = paths.joint_force(self.path_groups, pull.compiled, force, num_scalar)
+            total = jnp.concatenate([jnp.zeros(num_free), scalar])
+        if self.tendons is not None:
+            wrenches = tendons.node_wrenches(
+                self.tendons, pull.exact, force[self.tendons.muscles], self.tree.num_nodes
+            )
+            total = total + dynamics.wrench_force(
+                self.tree, placed.move, placed.joints.slope, wrenches
+            )
+        return total
 
-    def _pull(self, state: PhysicsState) -> tuple[paths.PathState, jax.Array, jax.Array]:
-        """Paths, lengthening velocities `[nu]` and forces `[nu]`."""
-        path = paths.evaluate(self.path_groups, state.qpos[7 * self.tree.num_free :])
-        qdot = state.qvel[6 * self.tree.num_free :]
-        velocity = paths.velocity(self.path_groups, path, qdot)
-        force = muscle.force(self.muscle_constants, path.length, velocity, state.act)
-        return path, velocity, force
+    def servo_force(self, state: PhysicsState, ctrl: jax.Array) -> jax.Array:
+        """Forces `[nu]` of the servos under `ctrl [nu]`, N m or N, as MuJoCo's actuator_force."""
+        q, qdot = state.qpos[7 * self.tree.num_free :], state.qvel[6 * self.tree.num_free :]
+        return servos.force(self.servos, ctrl, q, qdot)
+
+    def _compiled_then_exact(self) -> np.ndarray:
+        """Where each actuator `[nu]` stands if muscles with compiled paths come first."""
+        exact = np.isin(np.arange(self.nu), self.tendons.muscles)
+        return np.argsort(np.argsort(exact, kind="stable"))
+
+    def _pull(self, state: PhysicsState, placed: _Placed) -> _Pull:
+        compiled, exact, parts = None, None, []
+        if self.path_groups:
+            compiled = paths.evaluate(self.path_groups, state.qpos[7 * self.tree.num_free :])
+            qdot = state.qvel[6 * self.tree.num_free :]
+            rate = paths.velocity(self.path_groups, compiled, qdot)
+            parts.append((compiled.length, rate, compiled.outside))
+        if self.tendons is not None:
+            exact = tendons.evaluate(self.tendons, placed.world, placed.move.origin)
+            rate = tendons.velocity(self.tendons, exact, placed.move.velocity)
+            parts.append((exact.length, rate, jnp.zeros(len(rate), bool)))
+        length, velocity, outside = parts[0]
+        if len(parts) > 1:
+            columns = (jnp.concatenate(x) for x in zip(*parts, strict=True))
+            length, velocity, outside = (x[self._compiled_then_exact()] for x in columns)
+        force = muscle.force(self.muscle_constants, length, velocity, state.act)
+        share = jnp.mean(outside.astype(jnp.float32))
+        return _Pull(compiled, exact, Muscles(length, velocity, force, share))
 
     def advance(
         self, state: PhysicsState, ctrl: jax.Array, num_steps: int
@@ -181,24 +242,25 @@ class PortedBody:
     def kinematics(self, state: PhysicsState) -> Kinematics:
         """Poses of all source bodies, and the motion of the centre of mass."""
         tree = self.tree
-        joints = dynamics.joint_state(tree, state.qpos, state.qvel)
-        world = dynamics.poses(tree, state.qpos, joints.position)
-        move = dynamics.motion(tree, world, joints.velocity)
+        _, world, move = self._place_nodes(state)
         mass, first = jnp.sum(move.inertia[0]), jnp.sum(move.inertia[1:4], axis=1)
         momentum = jnp.sum(dynamics.node_momentum(move)[3:], axis=1)
         rotation = jnp.moveaxis(world.rotation, -1, 0)[tree.body_node]
         offset = jnp.sum(rotation * tree.body_position[:, None, :], axis=-1)
+        xpos = world.position.T[tree.body_node] + offset
+        spatial = jnp.concatenate([move.velocity, jnp.zeros((6, 1))], axis=1)[:, tree.body_node]
+        linear = spatial[3:] + dynamics.cross(spatial[:3], xpos.T - move.origin[:, None])
         return Kinematics(
-            xpos=world.position.T[tree.body_node] + offset,
+            xpos=xpos,
             xmat=dynamics.matmul(rotation, tree.body_rotation),
+            velocity=jnp.concatenate([spatial[:3], linear]).T,
             com=move.origin + first / mass,
             com_velocity=momentum / mass,
         )
 
     def muscles(self, state: PhysicsState) -> Muscles:
         """Lengths, velocities and forces of all muscles."""
-        path, velocity, force = self._pull(state)
-        return Muscles(path.length, velocity, force, jnp.mean(path.outside.astype(jnp.float32)))
+        return self._pull(state, self._place_nodes(state)).muscles
 
     def source_qpos(self, qpos: np.ndarray | jax.Array) -> np.ndarray:
         """Returns the source model's qpos `[..., source nq]`, coupled joints included."""

@@ -1,10 +1,13 @@
 """Soft constraints of a ported body: joint limits and the contacts that a recipe names.
 
 Rows follow MuJoCo's soft-constraint model: impedance and reference acceleration from `solref` and
-`solimp`, pyramidal friction cones. Contacts are spheres and capsules against a plane.
+`solimp`, pyramidal friction cones. Contacts are spheres and capsules against planes, spheres,
+capsules and boxes. A capsule meets a plane or a box with its two end spheres; two capsules meet in
+one point (MuJoCo has two where they are parallel, and its own rules for a capsule over an edge).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,31 +17,38 @@ import numpy as np
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.porting import dynamics
-from mjx_qflex.porting.tree import Tree, _rotation
+from mjx_qflex.porting.tree import Tree, rotation_matrix
 
-_PLANE, _SPHERE, _CAPSULE = (
+_PLANE, _SPHERE, _CAPSULE, _BOX = (
     int(t)
     for t in (
         mujoco.mjtGeom.mjGEOM_PLANE,
         mujoco.mjtGeom.mjGEOM_SPHERE,
         mujoco.mjtGeom.mjGEOM_CAPSULE,
+        mujoco.mjtGeom.mjGEOM_BOX,
     )
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class FloorContacts:
-    """K spheres (a capsule is its two end spheres) that may touch one plane fixed to the world."""
+class Contacts:
+    """K possible contacts of spheres or capsules with surfaces of one kind; N stands for the world.
 
-    node: np.ndarray  # [K]
-    center: np.ndarray  # [3, K] in the node's frame
-    direction: np.ndarray  # [3, K] unit axis of the capsule in the node's frame, 0 for a sphere
+    Nodes carry both sides; vectors are in their node's frame.
+    """
+
+    kind: int  # mjGEOM_PLANE, mjGEOM_CAPSULE (a sphere is a capsule without length) or mjGEOM_BOX
+    node: np.ndarray  # [K] of the sphere or capsule
+    center: np.ndarray  # [3, K]
+    axis: np.ndarray  # [3, K] from a capsule's centre to its end; of an end sphere, its capsule's
     radius: np.ndarray  # [K]
-    normal: np.ndarray  # [3] of the plane
-    height: float  # of the plane along its normal
+    other_node: np.ndarray  # [K] of the surface
+    other_center: np.ndarray  # [3, K]
+    other_rotation: np.ndarray  # [3, 3, K]
+    other_size: np.ndarray  # [3, K] as in MuJoCo's geom_size
     friction: np.ndarray  # [K]
     margin: np.ndarray  # [K]
-    weight: np.ndarray  # [K] inverse weight of the bodies' translation
+    weight: np.ndarray  # [K] inverse weight of both bodies' translation
     solref: np.ndarray  # [K, 2]
     solimp: np.ndarray  # [K, 5]
 
@@ -54,64 +64,81 @@ class Rows(NamedTuple):
     contact_stiffness: jax.Array  # [4 K]
 
 
-def floor_contacts(
-    model: mujoco.MjModel, tree: Tree, floor: str | None, geoms: list[str]
-) -> FloorContacts:
-    """Collects the named geoms' contacts with the plane called `floor`.
+def build(
+    model: mujoco.MjModel, tree: Tree, pairs: Sequence[tuple[str, str]]
+) -> tuple[Contacts, ...]:
+    """Collects the contacts of the named pairs of geoms, one entry for each kind of surface.
 
     Raises:
-      UserError: a geom is not in the model, or is neither sphere nor capsule, or the floor is no
-        plane of the world.
+      UserError: a geom is not in the model, or a pair is of geoms that cannot meet here.
     """
-    known = {model.geom(g).name: g for g in range(model.ngeom)}
-    for name in [*geoms, *([floor] if floor else [])]:
-        if name not in known:
-            raise UserError(f"the recipe names geom {name!r}, which the model does not have")
-    rows = []
-    plane = known[floor] if floor else -1
-    normal, height = np.array([0.0, 0.0, 1.0]), 0.0
-    if floor:
-        if model.geom_type[plane] != _PLANE or model.geom_bodyid[plane] != 0:
-            raise UserError(f"geom {floor!r} must be a plane of the world to serve as the floor")
-        normal = _rotation(model.geom_quat[plane])[:, 2]
-        height = float(normal @ model.geom_pos[plane])
-    for name in geoms:
-        rows += _end_spheres(model, tree, known[name], plane)
-    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in range(9)]
-    node, center, direction, radius, friction, margin, weight, solref, solimp = columns
-    return FloorContacts(
-        node=np.array(node, int),
-        center=np.reshape(np.array(center, float), (-1, 3)).T.copy(),
-        direction=np.reshape(np.array(direction, float), (-1, 3)).T.copy(),
-        radius=np.array(radius, float),
-        normal=normal,
-        height=height,
-        friction=np.array(friction, float),
-        margin=np.array(margin, float),
-        weight=np.array(weight, float),
-        solref=np.reshape(np.array(solref, float), (-1, 2)),
-        solimp=np.reshape(np.array(solimp, float), (-1, 5)),
+    known = {model.geom(g).name: g for g in range(model.ngeom) if model.geom(g).name}
+    rows: dict[int, list[dict]] = {}
+    for pair in pairs:
+        for name in pair:
+            if name not in known:
+                raise UserError(f"the recipe names geom {name!r}, which the model does not have")
+        first, other = (known[name] for name in pair)
+        if model.geom_type[first] in (_PLANE, _BOX):
+            first, other = other, first
+        kind = model.geom_type[other]
+        kind = _CAPSULE if kind == _SPHERE else int(kind)
+        if model.geom_type[first] not in (_SPHERE, _CAPSULE) or kind not in (
+            _PLANE,
+            _CAPSULE,
+            _BOX,
+        ):
+            raise UserError(
+                f"geoms {pair[0]!r} and {pair[1]!r} cannot meet: one must be a sphere or a "
+                "capsule, the other a plane, sphere, capsule or box"
+            )
+        rows.setdefault(kind, []).extend(_rows(model, tree, first, other, kind))
+    return tuple(
+        Contacts(
+            kind,
+            **{
+                field: np.stack([row[field] for row in rows[kind]], axis=axis)
+                for field, axis in _STACKED.items()
+            },
+        )
+        for kind in sorted(rows)
     )
 
 
-def _end_spheres(model: mujoco.MjModel, tree: Tree, geom: int, plane: int) -> list[tuple]:
-    kind = model.geom_type[geom]
-    if kind not in (_SPHERE, _CAPSULE):
-        raise UserError(
-            f"geom {model.geom(geom).name!r} is no sphere and no capsule; contacts need one"
-        )
+# Where the K contacts are counted in each array.
+_STACKED = {
+    "node": 0, "center": -1, "axis": -1, "radius": 0, "other_node": 0, "other_center": -1,
+    "other_rotation": -1, "other_size": -1, "friction": 0, "margin": 0, "weight": 0, "solref": 0,
+    "solimp": 0,
+}  # fmt: skip
+
+
+def _rows(model: mujoco.MjModel, tree: Tree, first: int, other: int, kind: int) -> list[dict]:
+    capsule = model.geom_type[first] == _CAPSULE
+    node, center, rotation = _placement(model, tree, first)
+    axis = rotation[:, 2] * (model.geom_size[first, 1] if capsule else 0.0)
+    other_node, other_center, other_rotation = _placement(model, tree, other)
+    size = model.geom_size[other] * (1, model.geom_type[other] != _SPHERE, 1)
+    solref, solimp, friction, margin = _mixed(model, other, first)
+    bodies = model.geom_bodyid[[first, other]]
+    common = {
+        "node": node, "axis": axis, "radius": model.geom_size[first, 0],
+        "other_node": other_node, "other_center": other_center, "other_rotation": other_rotation,
+        "other_size": size, "friction": friction, "margin": margin,
+        "weight": model.body_invweight0[bodies, 0].sum(), "solref": solref, "solimp": solimp,
+    }  # fmt: skip
+    ends = (1, -1) if capsule and kind != _CAPSULE else (0,)
+    return [{**common, "center": center + end * axis} for end in ends]
+
+
+def _placement(
+    model: mujoco.MjModel, tree: Tree, geom: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Node of a geom, its centre `[3]` and its axes `[3, 3]` in the node's frame."""
     body = model.geom_bodyid[geom]
     rotation = tree.body_rotation[body]
     center = tree.body_position[body] + rotation @ model.geom_pos[geom]
-    axis = rotation @ _rotation(model.geom_quat[geom])[:, 2]
-    half = model.geom_size[geom, 1] if kind == _CAPSULE else 0.0
-    direction = axis if kind == _CAPSULE else np.zeros(3)
-    solref, solimp, friction, margin = _mixed(model, plane, geom)
-    weight = model.body_invweight0[body, 0]
-    common = (friction, margin, weight, solref, solimp)
-    ends = (half, -half) if kind == _CAPSULE else (0.0,)
-    radius = model.geom_size[geom, 0]
-    return [(tree.body_node[body], center + end * axis, direction, radius, *common) for end in ends]
+    return tree.body_node[body], center, rotation @ rotation_matrix(model.geom_quat[geom])
 
 
 def _mixed(model: mujoco.MjModel, a: int, b: int) -> tuple:
@@ -131,7 +158,7 @@ def _mixed(model: mujoco.MjModel, a: int, b: int) -> tuple:
 
 def constraint_rows(
     tree: Tree,
-    floor: FloorContacts,
+    contacts: Sequence[Contacts],
     timestep: float,
     qpos: jax.Array,
     qvel: jax.Array,
@@ -144,9 +171,9 @@ def constraint_rows(
     reference, stiffness = _soft(
         position, velocity, tree.limit_weight, tree.limit_solref, tree.limit_solimp, timestep
     )
-    jacobian, distance, weight = _floor_jacobian(tree, floor, world, move, slope)
+    jacobian, distance = _contact_jacobian(tree, contacts, world, move, slope)
     along = dynamics.matmul(qvel, jacobian)
-    solref, solimp = np.tile(floor.solref, (4, 1)), np.tile(floor.solimp, (4, 1))
+    weight, solref, solimp = _row_parameters(contacts)
     contact_reference, contact_stiffness = _soft(distance, along, weight, solref, solimp, timestep)
     of_dof = np.equal.outer(tree.limit_dof, np.arange(tree.nv))
     sign, reference, stiffness = dynamics.matmul(jnp.stack([sign, reference, stiffness]), of_dof)
@@ -160,37 +187,147 @@ def _limits(tree: Tree, qpos: jax.Array, qvel: jax.Array) -> tuple[jax.Array, ..
     return sign, jnp.minimum(below, above) - tree.limit_margin, sign * qvel[tree.limit_dof]
 
 
-def _floor_jacobian(
+def _row_parameters(contacts: Sequence[Contacts]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inverse weights `[4 K]`, `solref [4 K, 2]` and `solimp [4 K, 5]` of the pyramids' edges."""
+    weight, friction, solref, solimp = (
+        np.concatenate([np.zeros(shape), *(getattr(c, name) for c in contacts)])
+        for name, shape in (
+            ("weight", 0), ("friction", 0), ("solref", (0, 2)), ("solimp", (0, 5)),
+        )
+    )  # fmt: skip
+    weight = weight * (1 + friction**2) * 2 * friction**2
+    return np.tile(weight, 4), np.tile(solref, (4, 1)), np.tile(solimp, (4, 1))
+
+
+def _contact_jacobian(
     tree: Tree,
-    floor: FloorContacts,
+    contacts: Sequence[Contacts],
     world: dynamics.Poses,
     move: dynamics.Motion,
     slope: jax.Array,
-) -> tuple[jax.Array, jax.Array, np.ndarray]:
-    """Returns the pyramid's edges `[nv, 4 K]`, distances less margin and weights `[4 K]`."""
-    rotation = dynamics.take(world.rotation, floor.node)
-    position = dynamics.take(world.position, floor.node)
-    center = sum(rotation[:, k] * floor.center[None, k] for k in range(3)) + position
-    direction = sum(rotation[:, k] * floor.direction[None, k] for k in range(3))
-    normal = floor.normal.astype(np.float32)
-    distance = jnp.sum(normal[:, None] * center, axis=0) - floor.height - floor.radius
-    point = center - normal[:, None] * (floor.radius + 0.5 * distance)[None]
-
-    flat = direction - normal[:, None] * jnp.sum(normal[:, None] * direction, axis=0)[None]
-    length = jnp.sqrt(jnp.sum(flat * flat, axis=0))
-    default = np.array([0.0, 1.0, 0.0]) if abs(normal[1]) < 0.5 else np.array([0.0, 0.0, 1.0])
-    default = default - normal * (normal @ default)
-    default = default / np.linalg.norm(default)
-    lies = length >= 0.5
-    tangent = jnp.where(lies[None], flat / jnp.where(lies, length, 1.0)[None], default[:, None])
-    across = dynamics.cross(jnp.broadcast_to(normal[:, None], tangent.shape), tangent)
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the pyramids' edges `[nv, 4 K]` and distances less margin `[4 K]`."""
+    if not contacts:
+        return jnp.zeros((tree.nv, 0)), jnp.zeros(0)
+    parts = [_meet(c, world) for c in contacts]
+    normal, point, tangent = (jnp.concatenate(x, axis=1) for x in list(zip(*parts))[:3])
+    distance = jnp.concatenate([part[3] for part in parts])
+    friction, margin, node, other = (
+        np.concatenate([getattr(c, name) for c in contacts])
+        for name in ("friction", "margin", "node", "other_node")
+    )
+    across = dynamics.cross(normal, tangent)
     sides = jnp.concatenate([tangent, -tangent, across, -across], axis=1)
-    edges = sides * np.tile(floor.friction, 4)[None] + normal[:, None]
-    points, nodes = jnp.tile(point, (1, 4)), np.tile(floor.node, 4)
-    jacobian = dynamics.force_jacobian(tree, move, slope, points, edges, nodes)
-    square = floor.friction**2
-    weight = floor.weight * (1 + square) * 2 * square
-    return jacobian, jnp.tile(distance - floor.margin, 4), np.tile(weight, 4)
+    edges = sides * np.tile(friction, 4)[None] + jnp.tile(normal, (1, 4))
+    jacobian = dynamics.force_jacobian(
+        tree, move, slope, jnp.tile(point, (1, 4)), edges, np.tile(node, 4), np.tile(other, 4)
+    )
+    return jacobian, jnp.tile(distance - margin, 4)
+
+
+def _meet(contacts: Contacts, world: dynamics.Poses) -> tuple[jax.Array, ...]:
+    """Normal, point and first tangent `[3, K]`, and distance `[K]` of each pair.
+
+    The normal leads from the surface to the sphere or capsule.
+    """
+    c = contacts
+    rotation, position = _node_poses(world, c.node)
+    center = _turned(rotation, c.center) + position
+    axis = _turned(rotation, c.axis)
+    other, position = _node_poses(world, c.other_node)
+    surface = _turned(other, c.other_center) + position
+    turned = sum(other[:, k, None] * c.other_rotation[None, k] for k in range(3))
+    if c.kind == _PLANE:
+        normal = turned[:, 2]
+        distance = jnp.sum(normal * (center - surface), axis=0) - c.radius
+        tangent = _tangent_along(normal, axis)
+    elif c.kind == _CAPSULE:
+        on_first, on_other = _closest_points(
+            center, axis, surface, turned[:, 2] * c.other_size[1][None]
+        )
+        normal, distance = _normal_and_distance(on_first - on_other)
+        center, distance = on_first, distance - c.radius - c.other_size[0]
+        tangent = _tangent(normal)
+    else:
+        normal, distance = _box_distance(center - surface, turned, c.other_size)
+        distance = distance - c.radius
+        tangent = _tangent(normal)
+    point = center - normal * (c.radius + 0.5 * distance)[None]
+    return normal, point, tangent, distance
+
+
+def _node_poses(world: dynamics.Poses, node: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    return dynamics.take(world.rotation, node), dynamics.take(world.position, node)
+
+
+def _turned(rotation: jax.Array, vector: np.ndarray) -> jax.Array:
+    return sum((rotation[:, k] * vector[None, k] for k in range(3)), jnp.zeros(()))
+
+
+def _tangent(normal: jax.Array) -> jax.Array:
+    """MuJoCo's choice of a direction across `normal [3, K]`: what is left of y, or of z."""
+    steep = jnp.abs(normal[1]) >= 0.5
+    axis = jnp.stack([jnp.zeros_like(normal[0]), 1.0 - steep, 1.0 * steep])
+    rest = axis - normal * jnp.sum(normal * axis, axis=0)[None]
+    return rest / jnp.sqrt(jnp.sum(rest * rest, axis=0))[None]
+
+
+def _tangent_along(normal: jax.Array, axis: jax.Array) -> jax.Array:
+    """The direction of a capsule's `axis [3, K]` across the normal, unless it stands upright."""
+    length = jnp.sqrt(jnp.maximum(jnp.sum(axis * axis, axis=0), 1e-20))
+    flat = (axis - normal * jnp.sum(normal * axis, axis=0)[None]) / length[None]
+    share = jnp.sqrt(jnp.maximum(jnp.sum(flat * flat, axis=0), 1e-20))
+    return jnp.where((share >= 0.5)[None], flat / share[None], _tangent(normal))
+
+
+def _closest_points(
+    center: jax.Array, axis: jax.Array, other: jax.Array, other_axis: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Closest points `[3, K]` of the segments center +- axis and other +- other_axis."""
+    gap = center - other
+    aa, bb, ab = (
+        jnp.sum(x * y, axis=0) for x, y in ((axis, axis), (other_axis, other_axis), (axis, other_axis))
+    )
+    a_gap, b_gap = jnp.sum(axis * gap, axis=0), jnp.sum(other_axis * gap, axis=0)
+    determinant = aa * bb - ab * ab
+    parallel = determinant < 1e-6 * jnp.maximum(aa * bb, 1e-20)
+    first = (ab * b_gap - bb * a_gap) / jnp.where(parallel, 1.0, determinant)
+    first = jnp.clip(jnp.where(parallel, 0.0, first), -1.0, 1.0)
+
+    def along_other(s):
+        return jnp.clip((b_gap + ab * s) / jnp.maximum(bb, 1e-20), -1.0, 1.0)
+
+    second = along_other(first)
+    first = jnp.clip((ab * second - a_gap) / jnp.maximum(aa, 1e-20), -1.0, 1.0)
+    second = along_other(first)
+    return center + axis * first[None], other + other_axis * second[None]
+
+
+def _normal_and_distance(gap: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Directions and lengths of vectors `[3, K]`; x where there is no length."""
+    length = jnp.sqrt(jnp.sum(gap * gap, axis=0))
+    none = length < 1e-9
+    fallback = np.array([1.0, 0.0, 0.0], np.float32)[:, None]
+    return jnp.where(none[None], fallback, gap / jnp.where(none, 1.0, length)[None]), length
+
+
+def _box_distance(
+    gap: jax.Array, axes: jax.Array, half: np.ndarray
+) -> tuple[jax.Array, jax.Array]:
+    """Normals `[3, K]` and distances `[K]` of points from the surfaces of boxes; inside, negative.
+
+    `gap [3, K]` leads from the box's centre to the point; `axes [3, 3, K]`, `half [3, K]` sizes.
+    """
+    local = sum((axes[k] * gap[None, k] for k in range(3)), jnp.zeros(()))
+    beyond = local - jnp.clip(local, -half, half)
+    outer, distance = _normal_and_distance(beyond)
+    depth = half - jnp.abs(local)  # [3, K] to each pair of faces
+    nearest = jnp.argmin(depth, axis=0)
+    face = (jnp.arange(3)[:, None] == nearest[None]) * jnp.where(local < 0, -1.0, 1.0)
+    inside = jnp.all(depth > 0, axis=0)
+    normal = jnp.where(inside[None], face, outer)
+    distance = jnp.where(inside, -jnp.min(depth, axis=0), distance)
+    return _turned(axes, normal), distance
 
 
 def _soft(

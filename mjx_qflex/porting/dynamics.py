@@ -268,10 +268,8 @@ def bias_force(tree: Tree, move: Motion, joints: JointState) -> jax.Array:
         [cross(w, momentum[:3]) + cross(v, momentum[3:]), cross(w, momentum[3:])]
     )
     force = _apply_inertia(move.inertia, acceleration) + gyroscopic
-    carried = matmul(force, tree.moves.T)
-    force = sum(move.axes[k] * carried[k] for k in range(6))
-    force = force + tree.armature * joints.drift
-    return matmul(force * joints.slope, tree.reduce)
+    armature = matmul(tree.armature * joints.drift * joints.slope, tree.reduce)
+    return wrench_force(tree, move, joints.slope, force) + armature
 
 
 def passive_force(tree: Tree, joints: JointState) -> jax.Array:
@@ -287,17 +285,30 @@ def damping_matrix(tree: Tree, slope: jax.Array) -> jax.Array:
 
 
 def force_jacobian(
-    tree: Tree, move: Motion, slope: jax.Array, points: jax.Array, forces: jax.Array, nodes
+    tree: Tree,
+    move: Motion,
+    slope: jax.Array,
+    points: jax.Array,
+    forces: jax.Array,
+    nodes: np.ndarray,
+    others: np.ndarray,
 ) -> jax.Array:
-    """Returns `[nv, K]`: what forces `[3, K]` at world points `[3, K]` of `nodes [K]` do to r.
+    """Returns `[nv, K]`: what forces `[3, K]` at world points `[3, K]` do to r.
 
-    Nothing moves points of the world (node N).
+    They act on `nodes [K]`, and their opposites on `others [K]`; nothing moves the world (node N).
     """
     wrench = [*_cross_components(points - move.origin[:, None], forces), *forces]
-    moves = np.append(tree.moves, np.zeros((len(tree.dof_node), 1)), axis=1)
+    moves = np.append(tree.moves, np.zeros((len(tree.dof_node), 1)), axis=1).T
     power = sum(w[:, None] * axis[None] for w, axis in zip(wrench, move.axes, strict=True))
-    generalised = power * moves.T[nodes].astype(np.float32)
+    generalised = power * (moves[nodes] - moves[others]).astype(np.float32)
     return matmul(force_projection(tree, slope), generalised.T)
+
+
+def wrench_force(tree: Tree, move: Motion, slope: jax.Array, wrenches: jax.Array) -> jax.Array:
+    """Returns generalised forces `[nv]` of wrenches `[6, N]` on the nodes, about the common point."""
+    carried = matmul(wrenches, tree.moves.T)
+    force = sum(move.axes[k] * carried[k] for k in range(6))
+    return matmul(force * slope, tree.reduce)
 
 
 def integrate(tree: Tree, qpos: jax.Array, qvel: jax.Array, dt: float) -> jax.Array:

@@ -96,8 +96,9 @@ def fit(
     ranges: np.ndarray,
     peak_force: np.ndarray,
     tolerance: PathTolerance,
+    muscles: np.ndarray,
 ) -> PathFit:
-    """Fits all muscles; `ranges [R, 2]` bounds the poses, `peak_force [A]` weighs torques."""
+    """Fits `muscles`; `ranges [R, 2]` bounds the poses, `peak_force [A]` weighs torques."""
     num = train.length.shape[1]
     pairs = {
         (int(muscle), int(joint))
@@ -110,22 +111,22 @@ def fit(
     allowed = _allowed_arm_error(test, peak_force, ranges.shape[0], tolerance.moment_arm)
 
     by_joints: dict[tuple[int, ...], list[int]] = {}
-    for muscle, joints in spanned.items():
-        by_joints.setdefault(tuple(joints), []).append(muscle)
+    for muscle in muscles:
+        by_joints.setdefault(tuple(spanned[muscle]), []).append(muscle)
     groups, failed = [], []
     length_rms, arm_excess = np.zeros(num), np.zeros(num)
     for joints, members in sorted(by_joints.items()):
-        muscles = np.array(members)
+        members = np.array(members)
         # Muscles that share their joints share one degree, the highest that any of them needs.
         for degree in _degrees(len(joints), tolerance):
-            group = _fit_group(train, muscles, np.array(joints, int), ranges, degree)
+            group = _fit_group(train, members, np.array(joints, int), ranges, degree)
             rms, excess = _errors(test, group, allowed)
             good = (rms <= tolerance.length) & (excess <= 1)
             if good.all():
                 break
         groups.append(group)
-        length_rms[muscles], arm_excess[muscles] = rms, excess
-        failed += muscles[np.logical_not(good)].tolist()
+        length_rms[members], arm_excess[members] = rms, excess
+        failed += members[np.logical_not(good)].tolist()
     return PathFit(tuple(groups), length_rms, arm_excess, tuple(sorted(failed)))
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from mjx_qflex import resources
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import contacts, fitting, muscle, recipe, tree
+from mjx_qflex.lookup import unknown_name
+from mjx_qflex.porting import contacts, fitting, muscle, recipe, servos, tendons, tree
 from mjx_qflex.porting.body import PortedBody
 from mjx_qflex.porting.paths import PathGroup
 
@@ -35,20 +36,46 @@ def load(name: str, num_actuators: int | None = None) -> PortedBody:
     instructions = recipe.read(name)
     source = recipe.source_model(instructions, num_actuators)
     body_tree = tree.build(source)
-    return PortedBody(
+    common = dict(
         name=instructions.name,
         tree=body_tree,
-        floor=contacts.floor_contacts(
-            source, body_tree, instructions.floor, list(instructions.with_floor)
-        ),
-        muscle_constants=muscle.MuscleConstants.from_model(source),
-        path_groups=_compiled_paths(instructions, source, body_tree),
+        contacts=contacts.build(source, body_tree, instructions.contact_pairs),
         actuator_names=tuple(source.actuator(i).name for i in range(source.nu)),
         timestep=instructions.timestep,
         iterations=instructions.iterations,
         ls_iterations=instructions.ls_iterations,
         source=source,
     )
+    if (source.actuator_gaintype != mujoco.mjtGain.mjGAIN_MUSCLE).all():
+        motors = servos.Servos.from_model(source, body_tree)
+        return PortedBody(
+            muscle_constants=None, path_groups=(), tendons=None, servos=motors, **common
+        )
+    constants = muscle.MuscleConstants.from_model(source)
+    exact = exact_muscles(instructions, source)
+    compiled = () if len(exact) == source.nu else _compiled_paths(instructions, source, body_tree)
+    return PortedBody(
+        muscle_constants=constants,
+        path_groups=compiled,
+        tendons=tendons.from_model(source, body_tree, exact) if exact else None,
+        servos=None,
+        **common,
+    )
+
+
+def exact_muscles(instructions: recipe.Recipe, source: mujoco.MjModel) -> list[int]:
+    """Returns the actuators of `source` whose paths the recipe leaves exact, parts of them too.
+
+    Raises:
+      UserError: the recipe names a muscle that the model does not have.
+    """
+    muscles = [source.actuator(a).name.split("#")[0] for a in range(source.nu)]
+    if instructions.exact_paths is True:
+        return list(range(source.nu))
+    for name in instructions.exact_paths:
+        if name not in muscles:
+            raise unknown_name(f"muscle in [paths] exact of {instructions.name}", name, muscles)
+    return [a for a, name in enumerate(muscles) if name in instructions.exact_paths]
 
 
 def refuse_unmatched_releases() -> None:
@@ -74,7 +101,7 @@ def path_tolerance(instructions: recipe.Recipe) -> fitting.PathTolerance:
 def fit_paths(
     instructions: recipe.Recipe, source: mujoco.MjModel, body_tree: tree.Tree
 ) -> tuple[fitting.PathFit, fitting.PathSamples]:
-    """Fits all muscle paths of a source model; returns the fit and the unseen test poses."""
+    """Fits the muscle paths of a source model that are not left exact; returns the fit and the unseen test poses."""
     tolerance = path_tolerance(instructions)
     ranges = fitting.joint_ranges(body_tree, instructions.ranges)
     train = fitting.sample(
@@ -86,7 +113,9 @@ def fit_paths(
         fitting.random_poses(ranges, tolerance.num_test_poses, tolerance.seed + 1),
     )
     peak = muscle.MuscleConstants.from_model(source).active.peak_force
-    return fitting.fit(train, test, ranges, peak, tolerance), test
+    exact = exact_muscles(instructions, source)
+    muscles = np.setdiff1d(np.arange(source.nu), exact)
+    return fitting.fit(train, test, ranges, peak, tolerance, muscles), test
 
 
 def _compiled_paths(

@@ -165,8 +165,7 @@ def stiffen_couplings(model: mujoco.MjModel) -> None:
 
 def without_contacts(body: PortedBody) -> PortedBody:
     """The same body in empty space."""
-    nothing = contacts.floor_contacts(body.source, body.tree, None, [])
-    return dataclasses.replace(body, floor=nothing)
+    return dataclasses.replace(body, contacts=())
 
 
 def contact_change(body: PortedBody, num_steps: int = 50, seed: int = 0) -> dict[str, float]:
@@ -207,13 +206,15 @@ def contact_change(body: PortedBody, num_steps: int = 50, seed: int = 0) -> dict
 
 
 def keep_contacts(model: mujoco.MjModel, instructions: recipe.Recipe) -> None:
-    """Lets nothing collide in `model` but the recipe's geoms with its floor."""
+    """Lets nothing collide in `model` but the recipe's pairs of geoms."""
     model.geom_contype[:] = model.geom_conaffinity[:] = 0
     model.pair_margin[:] = -1e6  # explicit pairs ignore the masks
-    for name in instructions.with_floor:
-        model.geom_contype[model.geom(name).id] = 1
-    if instructions.floor:
-        model.geom_conaffinity[model.geom(instructions.floor).id] = 1
+    surfaces = dict.fromkeys(first for first, _ in instructions.contact_pairs)
+    for bit, surface in enumerate(surfaces):
+        model.geom_conaffinity[model.geom(surface).id] |= 1 << bit
+        for first, second in instructions.contact_pairs:
+            if first == surface:
+                model.geom_contype[model.geom(second).id] |= 1 << bit
 
 
 def rollout_poses(body: PortedBody, num_worlds: int = 32, num_steps: int = 200) -> np.ndarray:

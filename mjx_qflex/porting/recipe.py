@@ -24,7 +24,7 @@ from mjx_qflex.porting import compartments, repairs
 _SECTIONS = {
     "source": {"package", "model", "file", "floor_height"},
     "joints": {"lock"},
-    "contacts": {"floor", "with_floor"},
+    "contacts": {"floor", "with_floor", "pairs"},
     "actuators": {
         "count", "minimum", "maximum", "drop", "fans", "specific_tension", "max_width",
         "max_width_of_length",
@@ -32,7 +32,7 @@ _SECTIONS = {
     "solver": {"timestep", "iterations", "ls_iterations"},
     "repairs": None,  # any muscle's name
     "ranges": None,  # any joint's name
-    "paths": {"length", "moment_arm", "max_degree", "max_terms", "num_poses"},
+    "paths": {"exact", "length", "moment_arm", "max_degree", "max_terms", "num_poses"},
 }  # fmt: skip
 
 
@@ -46,6 +46,7 @@ class Recipe:
     lock: tuple[str, ...]  # joints held at the reference pose
     floor: str | None
     with_floor: tuple[str, ...]  # geoms that may touch the floor
+    pairs: tuple[tuple[str, str], ...]  # other geoms that may touch each other
     count: int  # actuators
     minimum: int
     maximum: int
@@ -56,7 +57,13 @@ class Recipe:
     iterations: int
     ls_iterations: int
     ranges: dict[str, tuple[float, float]]  # fitting range where narrower than the joint's limits
+    exact_paths: bool | tuple[str, ...]  # muscles whose paths are not compiled; True: all of them
     paths: dict[str, Any]  # overrides of fitting.PathTolerance
+
+    @property
+    def contact_pairs(self) -> list[tuple[str, str]]:
+        """All pairs of geoms that may touch, those with the floor first."""
+        return [(self.floor, geom) for geom in self.with_floor if self.floor] + list(self.pairs)
 
 
 def body_names() -> list[str]:
@@ -83,6 +90,8 @@ def read(name: str) -> Recipe:
     _check_keys(path, data)
     actuators, contacts = data["actuators"], data.get("contacts", {})
     count = actuators["count"]
+    paths = dict(data.get("paths", {}))
+    exact = paths.pop("exact", ())
     return Recipe(
         name=folder.name,
         folder=folder,
@@ -90,6 +99,7 @@ def read(name: str) -> Recipe:
         lock=tuple(data.get("joints", {}).get("lock", ())),
         floor=contacts.get("floor"),
         with_floor=tuple(contacts.get("with_floor", ())),
+        pairs=tuple((first, second) for first, second in contacts.get("pairs", ())),
         count=count,
         minimum=actuators.get("minimum", count),
         maximum=actuators.get("maximum", count),
@@ -97,7 +107,8 @@ def read(name: str) -> Recipe:
         repairs=repairs.read(path, data.get("repairs", {})),
         fans=actuators.get("fans"),
         ranges={joint: (low, high) for joint, (low, high) in data.get("ranges", {}).items()},
-        paths=data.get("paths", {}),
+        exact_paths=exact if exact is True else tuple(exact),
+        paths=paths,
         **data["solver"],
     )
 
@@ -219,6 +230,7 @@ def path_fingerprint(recipe: Recipe, model: mujoco.MjModel) -> bytes:
     ]  # fmt: skip
     wrapped = model.wrap_objid[np.isin(model.wrap_type, (4, 5))]
     numbers += [model.geom_pos[wrapped], model.geom_quat[wrapped], model.geom_size[wrapped]]
-    text = repr((sorted(recipe.ranges.items()), sorted(recipe.paths.items())))
+    fits = [sorted(recipe.ranges.items()), sorted(recipe.paths.items())]
+    text = repr((*fits, recipe.exact_paths) if recipe.exact_paths else tuple(fits))
     arrays = [np.round(np.asarray(n, float), 9) + 0.0 for n in numbers]
     return text.encode() + b"".join(array.tobytes() for array in arrays)

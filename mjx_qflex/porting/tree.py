@@ -233,7 +233,7 @@ def _coupling(model: mujoco.MjModel, scalar: list[int]) -> Coupling:
     )
 
 
-def _rotation(quaternion: np.ndarray) -> np.ndarray:
+def rotation_matrix(quaternion: np.ndarray) -> np.ndarray:
     matrix = np.zeros(9)
     mujoco.mju_quat2Mat(matrix, quaternion)
     return matrix.reshape(3, 3)
@@ -254,7 +254,7 @@ def _nodes(model: mujoco.MjModel, joints: list[int]) -> dict[str, np.ndarray]:
     for body in range(1, model.nbody):
         above = model.body_parentid[body]
         node = body_node[above]
-        rotation = body_rotation[above] @ _rotation(model.body_quat[body])
+        rotation = body_rotation[above] @ rotation_matrix(model.body_quat[body])
         position = body_position[above] + body_rotation[above] @ model.body_pos[body]
         start = model.body_jntadr[body]
         for joint in range(start, start + model.body_jntnum[body]):
@@ -299,7 +299,7 @@ def _joint_motion(model, joint, rotation, position, node, base, sine, versine, s
 def _lump(model, body, node, rotation, position, mass, first, second) -> None:
     weight = model.body_mass[body]
     centre = position + rotation @ model.body_ipos[body]
-    principal = rotation @ _rotation(model.body_iquat[body])
+    principal = rotation @ rotation_matrix(model.body_iquat[body])
     inertia = principal @ np.diag(model.body_inertia[body]) @ principal.T
     mass[node] += weight
     first[node] += weight * centre

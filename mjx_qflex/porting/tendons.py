@@ -1,0 +1,406 @@
+"""Exact muscle paths: straight pieces between sites, and wraps around spheres and cylinders.
+
+For muscles that no polynomial follows: paths over a dozen joints, or paths that jump over a wrap.
+Pieces whose ends lie on one rigid piece of the body have a constant length and cost nothing.
+
+A path pulls along straight lines, from each point where it leaves one node to the point where it
+meets the next; what a wrap adds between its two points of contact turns no joint. A line with unit
+direction u through the point p is the spatial vector w = (p x u, u), the same for all of its
+points, so that its ends' nodes with spatial velocities V_i, V_j lengthen it at the rate
+w . (V_j - V_i) and tension F in it puts the wrenches F w and -F w on them.
+
+Lengths and moment arms agree with C MuJoCo's `ten_length` and `ten_J` (MuJoCo documentation,
+"Tendon wrapping"; tests/test_port_tendons.py).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from mjx_qflex.errors import UserError
+from mjx_qflex.porting import dynamics
+from mjx_qflex.porting.tree import Tree, rotation_matrix
+
+_SITE, _SPHERE, _CYLINDER = (
+    int(t)
+    for t in (mujoco.mjtWrap.mjWRAP_SITE, mujoco.mjtWrap.mjWRAP_SPHERE, mujoco.mjtWrap.mjWRAP_CYLINDER)
+)
+_TINY = mujoco.mjMINVAL
+_INSIDE_ITERATIONS = 6  # of Newton's method; its function is smooth, monotone and nearly linear
+
+
+class Anchors(NamedTuple):
+    """K points fixed in nodes."""
+
+    node: np.ndarray  # [K]
+    position: np.ndarray  # [3, K] in the node's frame
+
+
+class Straight(NamedTuple):
+    """S straight pieces between points on different nodes."""
+
+    muscle: np.ndarray  # [S] index among the exact muscles
+    start: Anchors
+    end: Anchors
+
+
+class Wraps(NamedTuple):
+    """W pieces that may wrap around an obstacle, all of them around the same kind of it."""
+
+    round: bool  # around spheres, else around cylinders
+    inside: bool  # the path is held inside the obstacle
+    muscle: np.ndarray  # [W]
+    start: Anchors
+    end: Anchors
+    center: Anchors
+    rotation: np.ndarray  # [3, 3, W] the obstacle's axes in its node's frame; a cylinder's is z
+    radius: np.ndarray  # [W] m
+    side: Anchors  # the path passes on this point's side
+    has_side: np.ndarray  # [W] bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Tendons:
+    """The paths of E muscles that are evaluated exactly."""
+
+    muscles: np.ndarray  # [E] actuator indices
+    rigid_length: np.ndarray  # [E] m, of all pieces on one rigid piece of the body
+    straight: Straight
+    wraps: tuple[Wraps, ...]
+
+
+class TendonState(NamedTuple):
+    """Exact paths at one pose; L straight lines, in the order of `_lines`."""
+
+    length: jax.Array  # [E] m
+    line: jax.Array  # [6, L] spatial vectors about the common point of `dynamics.Motion`
+
+
+def from_model(model: mujoco.MjModel, tree: Tree, muscles: Sequence[int]) -> Tendons:
+    """Collects the paths of the actuators `muscles` of `model`.
+
+    Raises:
+      UserError: a path with a pulley or a joint in it.
+    """
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    rigid = np.zeros(len(muscles))
+    straight: list[tuple[int, int, int]] = []
+    wraps: dict[tuple[bool, bool], list[tuple[int, int, int, int, int]]] = {}
+    for m, actuator in enumerate(muscles):
+        for kind, *objects in _pieces(model, model.actuator_trnid[actuator, 0]):
+            if kind == _SITE:
+                if len({tree.body_node[model.site_bodyid[site]] for site in objects}) == 1:
+                    rigid[m] += np.linalg.norm(np.subtract(*data.site_xpos[objects]))
+                else:
+                    straight.append((m, *objects))
+                continue
+            _, geom, _, side = objects
+            reach = np.linalg.norm(data.site_xpos[side] - data.geom_xpos[geom])
+            inside = bool(side >= 0 and reach < model.geom_size[geom, 0])
+            wraps.setdefault((kind == _SPHERE, inside), []).append((m, *objects))
+    muscle, start, end = np.reshape(np.array(straight, int), (-1, 3)).T
+    return Tendons(
+        muscles=np.array(muscles, int),
+        rigid_length=rigid,
+        straight=Straight(muscle, _sites(model, tree, start), _sites(model, tree, end)),
+        wraps=tuple(_wraps(model, tree, *key, rows) for key, rows in sorted(wraps.items())),
+    )
+
+
+def _pieces(model: mujoco.MjModel, tendon: int) -> list[tuple[int, ...]]:
+    """(SITE, from, to) or (kind of obstacle, from, geom, to, side site or -1) along a path."""
+    first = model.tendon_adr[tendon]
+    around = range(first, first + model.tendon_num[tendon])
+    kinds, objects = model.wrap_type[around], model.wrap_objid[around]
+    others = set(kinds) - {_SITE, _SPHERE, _CYLINDER}
+    if others:
+        raise UserError(
+            f"the path {model.tendon(tendon).name!r} has a pulley or a joint in it, "
+            "which a ported body cannot have; remove it in the recipe"
+        )
+    pieces, i = [], 0
+    while i < len(kinds) - 1:
+        if kinds[i + 1] == _SITE:
+            pieces.append((_SITE, objects[i], objects[i + 1]))
+            i += 1
+        else:
+            side = int(round(model.wrap_prm[first + i + 1]))
+            pieces.append((kinds[i + 1], objects[i], objects[i + 1], objects[i + 2], side))
+            i += 2
+    return pieces
+
+
+def _sites(model: mujoco.MjModel, tree: Tree, sites: np.ndarray) -> Anchors:
+    return _anchors(tree, model.site_bodyid[sites], model.site_pos[sites])
+
+
+def _anchors(tree: Tree, body: np.ndarray, position: np.ndarray) -> Anchors:
+    turned = np.einsum("kij,kj->ki", tree.body_rotation[body], position)
+    return Anchors(tree.body_node[body], (tree.body_position[body] + turned).T.copy())
+
+
+def _wraps(model: mujoco.MjModel, tree: Tree, is_round: bool, inside: bool, rows: list) -> Wraps:
+    muscle, start, geom, end, side = np.array(rows, int).T
+    body = model.geom_bodyid[geom]
+    axes = np.stack([rotation_matrix(quaternion) for quaternion in model.geom_quat[geom]])
+    return Wraps(
+        round=is_round,
+        inside=inside,
+        muscle=muscle,
+        start=_sites(model, tree, start),
+        end=_sites(model, tree, end),
+        center=_anchors(tree, body, model.geom_pos[geom]),
+        rotation=np.moveaxis(tree.body_rotation[body] @ axes, 0, -1).copy(),
+        radius=model.geom_size[geom, 0],
+        side=_sites(model, tree, side),
+        has_side=side >= 0,
+    )
+
+
+def evaluate(tendons: Tendons, world: dynamics.Poses, origin: jax.Array) -> TendonState:
+    """Returns lengths `[E]` and lines `[6, L]` (about `origin [3]`) of the paths in a placed body."""
+    start, end = (_place(world, anchors) for anchors in tendons.straight[1:])
+    length, direction = _normalized(end - start)
+    lengths, lines = [length], [_line(start - origin[:, None], direction)]
+    for wraps in tendons.wraps:
+        arc, ends = _wrap(wraps, world)
+        for from_point, to_point in ends:
+            length, direction = _normalized(to_point - from_point)
+            arc = arc + length
+            lines.append(_line(from_point - origin[:, None], direction))
+        lengths.append(arc)
+    of_muscle = np.concatenate([tendons.straight.muscle, *(w.muscle for w in tendons.wraps)])
+    moving = _sum_by_muscle(jnp.concatenate(lengths), of_muscle, len(tendons.muscles))
+    return TendonState(tendons.rigid_length + moving, jnp.concatenate(lines, axis=1))
+
+
+def velocity(tendons: Tendons, state: TendonState, node_velocity: jax.Array) -> jax.Array:
+    """Returns lengthening velocities `[E]` in m/s for spatial node velocities `[6, N]`."""
+    muscle, start, end = _lines(tendons)
+    moving = jnp.concatenate([node_velocity, jnp.zeros((6, 1))], axis=1)
+    relative = moving[:, end] - moving[:, start]
+    rate = jnp.sum(state.line * relative, axis=0)
+    return _sum_by_muscle(rate, muscle, len(tendons.muscles))
+
+
+def node_wrenches(
+    tendons: Tendons, state: TendonState, force: jax.Array, num_nodes: int
+) -> jax.Array:
+    """Returns wrenches `[6, N]` on all nodes of muscle forces `[E]` (N, negative pulls)."""
+    muscle, start, end = _lines(tendons)
+    nodes = np.arange(num_nodes)
+    leads = np.equal.outer(end, nodes).astype(float) - np.equal.outer(start, nodes)
+    return dynamics.matmul(state.line * force[muscle][None], leads)
+
+
+def _lines(tendons: Tendons) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Muscle, first and last node `[L]` of each line: straight pieces, then both of each wrap."""
+    straight = tendons.straight
+    parts = [(straight.muscle, straight.start.node, straight.end.node)]
+    for wraps in tendons.wraps:
+        parts.append((wraps.muscle, wraps.start.node, wraps.center.node))
+        parts.append((wraps.muscle, wraps.center.node, wraps.end.node))
+    muscle, start, end = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return muscle, start, end
+
+
+def _sum_by_muscle(values: jax.Array, muscle: np.ndarray, num: int) -> jax.Array:
+    """Sums `values [P]` of pieces over each of `num` muscles, `[num]`."""
+    order = np.argsort(muscle, kind="stable")
+    count = np.bincount(muscle, minlength=num)
+    place = np.full((max(1, count.max(initial=0)), num), len(muscle))
+    for m, pieces in enumerate(np.split(order, np.cumsum(count)[:-1])):
+        place[: len(pieces), m] = pieces
+    padded = jnp.concatenate([values, jnp.zeros(1)])
+    return jnp.sum(padded[place], axis=0)
+
+
+def _place(world: dynamics.Poses, anchors: Anchors) -> jax.Array:
+    """World positions `[3, K]` of points fixed in nodes."""
+    rotation = world.rotation[:, :, anchors.node]
+    turned = sum(rotation[:, k] * anchors.position[None, k] for k in range(3))
+    return turned + world.position[:, anchors.node]
+
+
+def _line(arm: jax.Array, direction: jax.Array) -> jax.Array:
+    return jnp.concatenate([dynamics.cross(arm, direction), direction])
+
+
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.sum(a * b, axis=0)
+
+
+def _normalized(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Lengths `[K]` and directions of vectors `[3, K]` or `[2, K]`; no direction without length."""
+    length = jnp.sqrt(jnp.maximum(_dot(vector, vector), 1e-20))
+    return length, vector / length[None]
+
+
+def _wrap(
+    wraps: Wraps, world: dynamics.Poses
+) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], ...]]:
+    """Returns the arcs' lengths `[W]` and, in the world, the ends `[3, W]` of both straight lines.
+
+    Where a path does not touch its obstacle both lines lie on the one that joins its ends.
+    """
+    start, end, side, center = (
+        _place(world, anchors) for anchors in (wraps.start, wraps.end, wraps.side, wraps.center)
+    )
+    node = world.rotation[:, :, wraps.center.node]
+    axes = sum(node[:, k, None] * wraps.rotation[None, k] for k in range(3))
+
+    def local(point):
+        return sum(axes[k] * (point - center)[None, k] for k in range(3))
+
+    p0, p1, s = local(start), local(end), local(side)
+    if wraps.round:
+        plane = _plane_through_center(p0, p1)
+    else:
+        plane = tuple(np.eye(3, dtype=np.float32)[k][:, None] for k in range(2))
+    flat0, flat1, flat_side = (jnp.stack([_dot(p, axis) for axis in plane]) for p in (p0, p1, s))
+    if wraps.inside:
+        touch, arc, touch0, touch1 = _hold_inside(flat0, flat1, wraps.radius)
+    else:
+        touch, arc, touch0, touch1 = _wrap_circle(
+            flat0, flat1, flat_side, wraps.has_side, wraps.radius
+        )
+    contact0, contact1 = (
+        t[0][None] * plane[0] + t[1][None] * plane[1] for t in (touch0, touch1)
+    )
+    if not wraps.round:
+        # Unrolled, the path climbs along the axis at one rate.
+        before, after = (_normalized(f - t)[0] for f, t in ((flat0, touch0), (flat1, touch1)))
+        climb = (p1[2] - p0[2]) / jnp.maximum(before + arc + after, _TINY)
+        z0, z1 = p0[2] + climb * before, p0[2] + climb * (before + arc)
+        contact0, contact1 = (
+            jnp.stack([c[0], c[1], z]) for c, z in ((contact0, z0), (contact1, z1))
+        )
+        arc = jnp.sqrt(arc * arc + jnp.square(z1 - z0))
+    on0, on1 = (
+        sum(axes[:, k] * c[None, k] for k in range(3)) + center for c in (contact0, contact1)
+    )
+    middle = 0.5 * (start + end)
+    on0, on1 = jnp.where(touch[None], on0, middle), jnp.where(touch[None], on1, middle)
+    return jnp.where(touch, arc, 0.0), ((start, on0), (on1, end))
+
+
+def _plane_through_center(p0: jax.Array, p1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two axes `[3, W]` of the planes through the origin and the points `p0`, `p1 [3, W]`."""
+    first = _normalized(p0)[1]
+    across = dynamics.cross(p0, p1)
+    # Where both points lie on one line through the centre, any plane through it will do.
+    largest = jnp.argmax(first, axis=0)
+    other = jnp.where(jnp.arange(3)[:, None] == largest[None], 0.0, 1.0)
+    parallel = _dot(across, across) < _TINY * _TINY
+    across = jnp.where(parallel[None], dynamics.cross(first, other), across)
+    return first, _normalized(dynamics.cross(_normalized(across)[1], first))[1]
+
+
+def _cross2(a: jax.Array, b: jax.Array) -> jax.Array:
+    return a[0] * b[1] - a[1] * b[0]
+
+
+def _wrap_circle(
+    d0: jax.Array, d1: jax.Array, side: jax.Array, has_side: np.ndarray, radius: np.ndarray
+) -> tuple[jax.Array, ...]:
+    """The shortest way from `d0` to `d1 [2, W]` around circles of `radius [W]`.
+
+    Of the two ways, `side [2, W]` chooses the nearer one, else the shorter is taken.
+
+    Returns whether the path touches the circle, the arc's length `[W]`, and the two points of
+    contact `[2, W]`.
+    """
+    square0, square1, square = _dot(d0, d0), _dot(d1, d1), radius**2
+    between = d1 - d0
+    distance = _dot(between, between)
+    part = jnp.clip(-_dot(between, d0) / jnp.maximum(distance, _TINY), 0.0, 1.0)
+    nearest = d0 + part[None] * between
+    clear = (_dot(nearest, nearest) > square) & (~has_side | (_dot(side, nearest) >= 0))
+    outside = (square0 >= square) & (square1 >= square)
+    possible = outside & (radius >= _TINY) & (distance >= _TINY) & ~clear
+
+    def tangent(point, squared, turn):
+        """Where the tangent from a point touches the circle, on the side `turn` (1 or -1)."""
+        reach = radius * jnp.sqrt(jnp.maximum(squared - square, _TINY)) * turn
+        across = jnp.stack([point[1], -point[0]])
+        reached = point * square[None] + across * reach[None]
+        return reached / jnp.maximum(squared, _TINY)[None]
+
+    ways = [(tangent(d0, square0, turn), tangent(d1, square1, -turn)) for turn in (1.0, -1.0)]
+    crosses, good = [], []
+    side = _normalized(side)[1] * radius[None]
+    for t0, t1 in ways:
+        gap = t0 - t1
+        toward_side = _dot(_normalized(t0 + t1)[1], side)
+        crosses.append(_segments_cross(d0, t0, d1, t1))
+        good.append(
+            jnp.where(crosses[-1], -1e4, jnp.where(has_side, toward_side, -_dot(gap, gap)))
+        )
+    first = good[0] >= good[1]
+    t0, t1 = (jnp.where(first[None], a, b) for a, b in zip(*ways, strict=True))
+    # The first way runs clockwise. An arc that vanishes must not turn into a full circle.
+    angle = jnp.arctan2(_cross2(t0, t1), _dot(t0, t1)) * jnp.where(first, -1.0, 1.0)
+    angle = jnp.where(angle < -1e-3, angle + 2 * np.pi, jnp.maximum(angle, 0.0))
+    touch = possible & ~jnp.where(first, *crosses)
+    return touch, radius * angle, t0, t1
+
+
+def _segments_cross(a0: jax.Array, a1: jax.Array, b0: jax.Array, b1: jax.Array) -> jax.Array:
+    """Whether the segments a0-a1 and b0-b1 `[2, W]` meet (`[W]` bool)."""
+    a, b, gap = a1 - a0, b1 - b0, a0 - b0
+    determinant = _cross2(a, b)
+    safe = jnp.where(jnp.abs(determinant) < _TINY, 1.0, determinant)
+    along_a, along_b = _cross2(b, gap) / safe, _cross2(a, gap) / safe
+    meet = (along_a >= 0) & (along_a <= 1) & (along_b >= 0) & (along_b <= 1)
+    return meet & (jnp.abs(determinant) >= _TINY)
+
+
+def _hold_inside(d0: jax.Array, d1: jax.Array, radius: np.ndarray) -> tuple[jax.Array, ...]:
+    """The path from `d0` to `d1 [2, W]` through one point of the circle, straight on both sides.
+
+    At that point, both parts make one angle phi with the radius:
+    asin(A sin phi) + asin(B sin phi) - 2 phi + G = 0 with A, B the ratios of the radius to the
+    ends' distances from the centre and G the angle between them. It falls steadily in phi.
+
+    Returns as `_wrap_circle`; the two points of contact are one.
+    """
+    far0, unit0 = _normalized(d0)
+    far1, unit1 = _normalized(d1)
+    between = d1 - d0
+    distance = _dot(between, between)
+    part = -_dot(between, d0) / jnp.maximum(distance, _TINY)
+    nearest = _normalized(d0 + part[None] * between)[0]
+    through = (distance > _TINY) & (part > 0) & (part < 1) & (nearest <= radius)
+    ratio0, ratio1 = radius / far0, radius / far1
+    turn = _cross2(unit0, unit1)
+    angle = jnp.arctan2(jnp.abs(turn), _dot(unit0, unit1))
+    touch = (far0 > radius) & (far1 > radius) & (radius >= _TINY) & ~through
+    ratio0, ratio1 = jnp.minimum(ratio0, 1.0), jnp.minimum(ratio1, 1.0)
+
+    def residual(phi):
+        sine = jnp.sin(phi)
+        return jnp.arcsin(ratio0 * sine) + jnp.arcsin(ratio1 * sine) - 2 * phi + angle
+
+    phi = jnp.full_like(angle, 0.5 * np.pi)
+    solvable = residual(phi) <= 0
+    for _ in range(_INSIDE_ITERATIONS):
+        sine, cosine = jnp.sin(phi), jnp.cos(phi)
+        slope = sum(
+            ratio * cosine / jnp.sqrt(jnp.maximum(1 - jnp.square(ratio * sine), 1e-12))
+            for ratio in (ratio0, ratio1)
+        )
+        phi = jnp.clip(phi - residual(phi) / jnp.minimum(slope - 2, -1e-6), 0.0, 0.5 * np.pi)
+    from_start = turn > 0
+    ratio, unit = jnp.where(from_start, ratio0, ratio1), jnp.where(from_start[None], unit0, unit1)
+    rotate = phi - jnp.arcsin(ratio * jnp.sin(phi))
+    sine, cosine = jnp.sin(rotate), jnp.cos(rotate)
+    point = jnp.stack([cosine * unit[0] - sine * unit[1], sine * unit[0] + cosine * unit[1]])
+    middle = _normalized(d0 + d1)[1]
+    point = radius[None] * jnp.where((solvable & (angle > 1e-6))[None], point, middle)
+    return touch, jnp.zeros_like(angle), point, point
