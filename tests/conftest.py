@@ -7,3 +7,21 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import functools
+
+import pytest
+
+from mjx_qflex import porting, resources
+from mjx_qflex.errors import UserError
+
+
+@functools.cache
+def load_body(name, num_actuators=None):
+    """A ported body, loaded once; skips the test where its source is in no package."""
+    try:
+        return porting.load(name, num_actuators)
+    except UserError as error:
+        if resources.MODELS_VARIABLE in str(error):
+            pytest.skip(str(error))
+        raise

@@ -51,8 +51,8 @@ class _Placed(NamedTuple):
 class _Pull(NamedTuple):
     """Muscle paths and forces of a state: of compiled paths, and of exact ones."""
 
-    compiled: paths.PathState
-    exact: tendons.TendonState
+    compiled: paths.PathState | None
+    exact: tendons.TendonState | None
     muscles: Muscles
 
 
@@ -66,10 +66,10 @@ class PortedBody:
     name: str
     tree: Tree
     contacts: tuple[contacts.Contacts, ...]
-    muscle_constants: muscle.MuscleConstants | None
-    path_groups: tuple[paths.PathGroup, ...]
-    tendons: tendons.Tendons | None
-    servos: servos.Servos | None
+    muscle_constants: muscle.MuscleConstants
+    path_groups: tuple[paths.PathGroup, ...]  # compiled muscle paths
+    tendons: tendons.Tendons  # exact muscle paths
+    servos: servos.Servos
     actuator_names: tuple[str, ...]
     timestep: float
     iterations: int
@@ -93,6 +93,10 @@ class PortedBody:
     @property
     def nu(self) -> int:
         return len(self.actuator_names)
+
+    @property
+    def num_muscles(self) -> int:
+        return self.nu - len(self.servos.joint)
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -132,7 +136,7 @@ class PortedBody:
         return PhysicsState(
             jnp.asarray(np.concatenate([free, scalar]), jnp.float32),
             jnp.zeros(self.nv),
-            jnp.zeros(self.nu if self.servos is None else 0),
+            jnp.zeros(self.num_muscles),
             jnp.float32(0),
         )
 
@@ -172,32 +176,28 @@ class PortedBody:
         damped = solver.solve_factored(damped_factor, dynamics.matmul(mass, acceleration))
         qvel = state.qvel + dt * damped
         act = state.act
-        if self.muscle_constants is not None:
+        if self.num_muscles:
             act = act + dt * muscle.activation_rate(self.muscle_constants, ctrl, act)
-        after = PhysicsState(
-            dynamics.integrate(tree, state.qpos, qvel, dt), qvel, act, state.time + dt
-        )
-        return after, acceleration
+        qpos = dynamics.integrate(tree, state.qpos, qvel, dt)
+        return PhysicsState(qpos, qvel, act, state.time + dt), acceleration
 
     def _actuator_force(self, state: PhysicsState, ctrl: jax.Array, placed: _Placed) -> jax.Array:
         """Generalised forces `[nv]` of all actuators."""
         num_free, num_scalar = 6 * self.tree.num_free, self.nv - 6 * self.tree.num_free
-        total = jnp.zeros(self.nv)
-        if self.servos is not None:
+        if not self.num_muscles:
             scalar = servos.joint_force(self.servos, self.servo_force(state, ctrl), num_scalar)
-            return total.at[num_free:].set(scalar)
+            return jnp.concatenate([jnp.zeros(num_free), scalar])
         pull = self._pull(state, placed)
-        force = pull.muscles.force
-        if self.path_groups:
+        force, total = pull.muscles.force, jnp.zeros(self.nv)
+        if pull.compiled is not None:
             scalar = paths.joint_force(self.path_groups, pull.compiled, force, num_scalar)
             total = jnp.concatenate([jnp.zeros(num_free), scalar])
-        if self.tendons is not None:
+        if pull.exact is not None:
             wrenches = tendons.node_wrenches(
                 self.tendons, pull.exact, force[self.tendons.muscles], self.tree.num_nodes
             )
-            total = total + dynamics.wrench_force(
-                self.tree, placed.move, placed.joints.slope, wrenches
-            )
+            slope = placed.joints.slope
+            total = total + dynamics.wrench_force(self.tree, placed.move, slope, wrenches)
         return total
 
     def servo_force(self, state: PhysicsState, ctrl: jax.Array) -> jax.Array:
@@ -217,7 +217,7 @@ class PortedBody:
             qdot = state.qvel[6 * self.tree.num_free :]
             rate = paths.velocity(self.path_groups, compiled, qdot)
             parts.append((compiled.length, rate, compiled.outside))
-        if self.tendons is not None:
+        if len(self.tendons.muscles):
             exact = tendons.evaluate(self.tendons, placed.world, placed.move.origin)
             rate = tendons.velocity(self.tendons, exact, placed.move.velocity)
             parts.append((exact.length, rate, jnp.zeros(len(rate), bool)))
@@ -259,7 +259,7 @@ class PortedBody:
         )
 
     def muscles(self, state: PhysicsState) -> Muscles:
-        """Lengths, velocities and forces of all muscles."""
+        """Lengths, velocities and forces of all muscles of a body that has muscles."""
         return self._pull(state, self._place_nodes(state)).muscles
 
     def source_qpos(self, qpos: np.ndarray | jax.Array) -> np.ndarray:

@@ -210,7 +210,9 @@ def _contact_jacobian(
     if not contacts:
         return jnp.zeros((tree.nv, 0)), jnp.zeros(0)
     parts = [_meet(c, world) for c in contacts]
-    normal, point, tangent = (jnp.concatenate(x, axis=1) for x in list(zip(*parts))[:3])
+    normal, point, tangent = (
+        jnp.concatenate([part[i] for part in parts], axis=1) for i in range(3)
+    )
     distance = jnp.concatenate([part[3] for part in parts])
     friction, margin, node, other = (
         np.concatenate([getattr(c, name) for c in contacts])
@@ -232,11 +234,11 @@ def _meet(contacts: Contacts, world: dynamics.Poses) -> tuple[jax.Array, ...]:
     """
     c = contacts
     rotation, position = _node_poses(world, c.node)
-    center = _turned(rotation, c.center) + position
-    axis = _turned(rotation, c.axis)
+    center = dynamics.rotate(rotation, c.center) + position
+    axis = dynamics.rotate(rotation, c.axis)
     other, position = _node_poses(world, c.other_node)
-    surface = _turned(other, c.other_center) + position
-    turned = sum(other[:, k, None] * c.other_rotation[None, k] for k in range(3))
+    surface = dynamics.rotate(other, c.other_center) + position
+    turned = dynamics.compose(other, c.other_rotation)
     if c.kind == _PLANE:
         normal = turned[:, 2]
         distance = jnp.sum(normal * (center - surface), axis=0) - c.radius
@@ -260,10 +262,6 @@ def _node_poses(world: dynamics.Poses, node: np.ndarray) -> tuple[jax.Array, jax
     return dynamics.take(world.rotation, node), dynamics.take(world.position, node)
 
 
-def _turned(rotation: jax.Array, vector: np.ndarray) -> jax.Array:
-    return sum((rotation[:, k] * vector[None, k] for k in range(3)), jnp.zeros(()))
-
-
 def _tangent(normal: jax.Array) -> jax.Array:
     """MuJoCo's choice of a direction across `normal [3, K]`: what is left of y, or of z."""
     steep = jnp.abs(normal[1]) >= 0.5
@@ -285,10 +283,10 @@ def _closest_points(
 ) -> tuple[jax.Array, jax.Array]:
     """Closest points `[3, K]` of the segments center +- axis and other +- other_axis."""
     gap = center - other
-    aa, bb, ab = (
-        jnp.sum(x * y, axis=0) for x, y in ((axis, axis), (other_axis, other_axis), (axis, other_axis))
+    a, b = axis, other_axis
+    aa, bb, ab, a_gap, b_gap = (
+        jnp.sum(x * y, axis=0) for x, y in ((a, a), (b, b), (a, b), (a, gap), (b, gap))
     )
-    a_gap, b_gap = jnp.sum(axis * gap, axis=0), jnp.sum(other_axis * gap, axis=0)
     determinant = aa * bb - ab * ab
     parallel = determinant < 1e-6 * jnp.maximum(aa * bb, 1e-20)
     first = (ab * b_gap - bb * a_gap) / jnp.where(parallel, 1.0, determinant)
@@ -311,14 +309,12 @@ def _normal_and_distance(gap: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(none[None], fallback, gap / jnp.where(none, 1.0, length)[None]), length
 
 
-def _box_distance(
-    gap: jax.Array, axes: jax.Array, half: np.ndarray
-) -> tuple[jax.Array, jax.Array]:
+def _box_distance(gap: jax.Array, axes: jax.Array, half: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Normals `[3, K]` and distances `[K]` of points from the surfaces of boxes; inside, negative.
 
     `gap [3, K]` leads from the box's centre to the point; `axes [3, 3, K]`, `half [3, K]` sizes.
     """
-    local = sum((axes[k] * gap[None, k] for k in range(3)), jnp.zeros(()))
+    local = dynamics.rotate_back(axes, gap)
     beyond = local - jnp.clip(local, -half, half)
     outer, distance = _normal_and_distance(beyond)
     depth = half - jnp.abs(local)  # [3, K] to each pair of faces
@@ -327,7 +323,7 @@ def _box_distance(
     inside = jnp.all(depth > 0, axis=0)
     normal = jnp.where(inside[None], face, outer)
     distance = jnp.where(inside, -jnp.min(depth, axis=0), distance)
-    return _turned(axes, normal), distance
+    return dynamics.rotate(axes, normal), distance
 
 
 def _soft(

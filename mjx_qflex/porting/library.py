@@ -36,30 +36,23 @@ def load(name: str, num_actuators: int | None = None) -> PortedBody:
     instructions = recipe.read(name)
     source = recipe.source_model(instructions, num_actuators)
     body_tree = tree.build(source)
-    common = dict(
+    motors = servos.Servos.from_model(source, body_tree)
+    if 0 < len(motors.joint) < source.nu:
+        raise UserError(f"{instructions.name} has muscles and motors; keep one kind of actuators")
+    exact = exact_muscles(instructions, source)
+    return PortedBody(
         name=instructions.name,
         tree=body_tree,
         contacts=contacts.build(source, body_tree, instructions.contact_pairs),
+        muscle_constants=muscle.MuscleConstants.from_model(source),
+        path_groups=_compiled_paths(instructions, source, body_tree, exact),
+        tendons=tendons.from_model(source, body_tree, exact),
+        servos=motors,
         actuator_names=tuple(source.actuator(i).name for i in range(source.nu)),
         timestep=instructions.timestep,
         iterations=instructions.iterations,
         ls_iterations=instructions.ls_iterations,
         source=source,
-    )
-    if (source.actuator_gaintype != mujoco.mjtGain.mjGAIN_MUSCLE).all():
-        motors = servos.Servos.from_model(source, body_tree)
-        return PortedBody(
-            muscle_constants=None, path_groups=(), tendons=None, servos=motors, **common
-        )
-    constants = muscle.MuscleConstants.from_model(source)
-    exact = exact_muscles(instructions, source)
-    compiled = () if len(exact) == source.nu else _compiled_paths(instructions, source, body_tree)
-    return PortedBody(
-        muscle_constants=constants,
-        path_groups=compiled,
-        tendons=tendons.from_model(source, body_tree, exact) if exact else None,
-        servos=None,
-        **common,
     )
 
 
@@ -70,8 +63,8 @@ def exact_muscles(instructions: recipe.Recipe, source: mujoco.MjModel) -> list[i
       UserError: the recipe names a muscle that the model does not have.
     """
     muscles = [source.actuator(a).name.split("#")[0] for a in range(source.nu)]
-    if instructions.exact_paths is True:
-        return list(range(source.nu))
+    if isinstance(instructions.exact_paths, bool):
+        return list(range(source.nu)) if instructions.exact_paths else []
     for name in instructions.exact_paths:
         if name not in muscles:
             raise unknown_name(f"muscle in [paths] exact of {instructions.name}", name, muscles)
@@ -101,7 +94,10 @@ def path_tolerance(instructions: recipe.Recipe) -> fitting.PathTolerance:
 def fit_paths(
     instructions: recipe.Recipe, source: mujoco.MjModel, body_tree: tree.Tree
 ) -> tuple[fitting.PathFit, fitting.PathSamples]:
-    """Fits the muscle paths of a source model that are not left exact; returns the fit and the unseen test poses."""
+    """Fits the paths of a source model that are not left exact.
+
+    Returns the fit and the poses on which it was tested.
+    """
     tolerance = path_tolerance(instructions)
     ranges = fitting.joint_ranges(body_tree, instructions.ranges)
     train = fitting.sample(
@@ -119,8 +115,12 @@ def fit_paths(
 
 
 def _compiled_paths(
-    instructions: recipe.Recipe, source: mujoco.MjModel, body_tree: tree.Tree
+    instructions: recipe.Recipe, source: mujoco.MjModel, body_tree: tree.Tree, exact: list[int]
 ) -> tuple[PathGroup, ...]:
+    compiled = source.actuator_gaintype == mujoco.mjtGain.mjGAIN_MUSCLE
+    compiled[exact] = False
+    if not compiled.any():
+        return ()
     key = _content_key(instructions, source)
     shipped = instructions.folder / "paths.npz"
     cached = resources.cache_folder() / "paths" / f"{instructions.name}-{key[:16]}.npz"
@@ -129,7 +129,8 @@ def _compiled_paths(
         if groups is not None:
             return groups
     print(
-        f"compiling the {source.nu} muscle paths of {instructions.name} (once; takes minutes)...",
+        f"compiling the {compiled.sum()} muscle paths of {instructions.name} "
+        "(once; takes minutes)...",
         file=sys.stderr,
         flush=True,
     )

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from mjx_qflex.errors import UserError
-
 _TINY = mujoco.mjMINVAL
 
 
@@ -27,11 +25,13 @@ class Scale:
     longest: np.ndarray  # normalised length at which the active force vanishes
 
     @classmethod
-    def from_parameters(cls, model: mujoco.MjModel, parameters: np.ndarray) -> "Scale":
+    def from_parameters(
+        cls, parameters: np.ndarray, acc0: np.ndarray, length_range: np.ndarray
+    ) -> "Scale":
         """Reads `actuator_gainprm` or `actuator_biasprm [A, ...]`."""
         low, high, force, scale, _, longest = parameters[:, :6].T
-        peak = np.where(force < 0, scale / np.maximum(_TINY, model.actuator_acc0), force)
-        start, end = model.actuator_lengthrange.T
+        peak = np.where(force < 0, scale / np.maximum(_TINY, acc0), force)
+        start, end = length_range.T
         optimal = np.maximum(_TINY, (end - start) / np.maximum(_TINY, high - low))
         return cls(peak, start, low, optimal, longest)
 
@@ -60,20 +60,14 @@ class MuscleConstants:
 
     @classmethod
     def from_model(cls, model: mujoco.MjModel) -> "MuscleConstants":
-        """Reads the parameters of all actuators of `model`.
-
-        Raises:
-          UserError: an actuator is no muscle.
-        """
-        others = np.flatnonzero(model.actuator_gaintype != mujoco.mjtGain.mjGAIN_MUSCLE)
-        if len(others):
-            name = model.actuator(int(others[0])).name
-            raise UserError(f"actuator {name!r} is no muscle; only muscles can be ported")
-        gain, bias = model.actuator_gainprm, model.actuator_biasprm
-        rise, fall, width = model.actuator_dynprm[:, :3].T
+        """Reads the parameters of all muscles among the actuators of `model`."""
+        muscles = model.actuator_gaintype == mujoco.mjtGain.mjGAIN_MUSCLE
+        gain, bias = model.actuator_gainprm[muscles], model.actuator_biasprm[muscles]
+        rise, fall, width = model.actuator_dynprm[muscles, :3].T
+        scale = model.actuator_acc0[muscles], model.actuator_lengthrange[muscles]
         return cls(
-            active=Scale.from_parameters(model, gain),
-            passive=Scale.from_parameters(model, bias),
+            active=Scale.from_parameters(gain, *scale),
+            passive=Scale.from_parameters(bias, *scale),
             shortest=gain[:, 4],
             max_velocity=gain[:, 6],
             eccentric_gain=gain[:, 8],

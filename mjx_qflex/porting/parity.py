@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from mjx_qflex.porting import contacts, dynamics, fitting, library, muscle, paths, recipe
+from mjx_qflex.porting import dynamics, fitting, library, muscle, paths, recipe
 from mjx_qflex.porting.body import PhysicsState, PortedBody
 from mjx_qflex.porting.tree import Tree, source_positions
 
@@ -128,7 +128,7 @@ def motion_error(
 ) -> float:
     """Difference after free motion without contacts, relative to the distance moved.
 
-    C MuJoCo simulates the source model with couplings stiffened; the norm is over all its joints
+    C MuJoCo simulates the source model with `stiffen_couplings`; the norm is over all its joints
     and all `starts` (None: eight of `random_states`), each under random constant excitations.
     """
     model, disable = body.source.__copy__(), mujoco.mjtDisableBit
@@ -160,7 +160,13 @@ def motion_error(
 
 
 def stiffen_couplings(model: mujoco.MjModel) -> None:
+    """Makes couplings stiff, and takes the limits of coupled joints away, as the port does.
+
+    A coupled joint goes where its driver, within the driver's limits, puts it. Sources have limits
+    that contradict this: the patella of MS-Human-700 would stop its knee 0.4 rad too early.
+    """
     model.eq_solref[:], model.eq_solimp[:] = STIFF_SOLREF, STIFF_SOLIMP
+    model.jnt_limited[model.eq_obj1id[model.eq_type == mujoco.mjtEq.mjEQ_JOINT]] = 0
 
 
 def without_contacts(body: PortedBody) -> PortedBody:

@@ -166,9 +166,12 @@ def source_spec(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjSp
         if joint is None:
             raise UserError(f"{recipe.name}: the recipe locks joint {name!r}, which is not there")
         spec.delete(joint)
-    if recipe.floor and "floor_height" in recipe.source:
+    if recipe.floor:
         floor = spec.geom(recipe.floor)
-        floor.pos = [*floor.pos[:2], recipe.source["floor_height"]]
+        if floor is None:
+            raise UserError(f"{recipe.name}: the floor {recipe.floor!r} is not in the model")
+        if "floor_height" in recipe.source:
+            floor.pos = [*floor.pos[:2], recipe.source["floor_height"]]
     repairs.apply(spec, recipe.repairs)
     count = recipe.count if num_actuators is None else num_actuators
     if not recipe.minimum <= count <= recipe.maximum:

@@ -1,7 +1,7 @@
 """Motors on joints, MuJoCo's affine actuators: torque motors and position or velocity servos.
 
-force = clip(gain u + offset + stiffness (gear q) + damping (gear q'), limits), times the gear on the
-joint (MuJoCo documentation, "Actuation model"); with Euler integration all of it is explicit.
+force = clip(gain u + offset + stiffness (gear q) + damping (gear q'), limits), times the gear on
+the joint (MuJoCo documentation, "Actuation model"); with Euler integration all of it is explicit.
 """
 
 import dataclasses
@@ -42,15 +42,16 @@ class Servos:
 
     @classmethod
     def from_model(cls, model: mujoco.MjModel, tree: Tree) -> "Servos":
-        """Reads all actuators of `model`.
+        """Reads all actuators of `model` that are no muscles.
 
         Raises:
-          UserError: an actuator that is no affine motor on an independent joint.
+          UserError: one of them is no affine motor on an independent joint.
         """
         names = list(tree.joint_names[tree.num_free :])
+        motors = np.flatnonzero(model.actuator_gaintype != mujoco.mjtGain.mjGAIN_MUSCLE)
         joint = []
-        for a in range(model.nu):
-            actuator = f"actuator {model.actuator(a).name!r}"
+        for a in motors:
+            actuator = f"actuator {model.actuator(int(a)).name!r}"
             for what, field, allowed in _COVERED:
                 if getattr(model, f"actuator_{field}")[a] not in allowed:
                     raise UserError(f"{actuator} has {what}; give it a motor or servo on a joint")
@@ -58,15 +59,17 @@ class Servos:
             if name not in names:
                 raise UserError(f"{actuator} drives {name!r}, which is no independent scalar joint")
             joint.append(names.index(name))
-        affine = model.actuator_biastype == int(mujoco.mjtBias.mjBIAS_AFFINE)
-        bias = np.where(affine[:, None], model.actuator_biasprm[:, :3], 0.0)
+        affine = model.actuator_biastype[motors] == int(mujoco.mjtBias.mjBIAS_AFFINE)
+        bias = np.where(affine[:, None], model.actuator_biasprm[motors, :3], 0.0)
         return cls(
-            np.array(joint, int),
-            model.actuator_gear[:, 0],
-            model.actuator_gainprm[:, 0],
-            *bias.T,
-            _range(model.actuator_ctrlrange, model.actuator_ctrllimited),
-            _range(model.actuator_forcerange, model.actuator_forcelimited),
+            joint=np.array(joint, int),
+            gear=model.actuator_gear[motors, 0],
+            gain=model.actuator_gainprm[motors, 0],
+            offset=bias[:, 0],
+            stiffness=bias[:, 1],
+            damping=bias[:, 2],
+            control_range=_range(model.actuator_ctrlrange, model.actuator_ctrllimited)[motors],
+            force_range=_range(model.actuator_forcerange, model.actuator_forcelimited)[motors],
         )
 
 
@@ -79,13 +82,9 @@ def force(servos: Servos, ctrl: jax.Array, q: jax.Array, qdot: jax.Array) -> jax
     s = servos
     position, rate = (s.gear * dynamics.take(x, s.joint) for x in (q, qdot))
     drive = s.gain * jnp.clip(ctrl, *s.control_range.T)
-    return jnp.clip(
-        drive + s.offset + s.stiffness * position + s.damping * rate, *s.force_range.T
-    )
+    return jnp.clip(drive + s.offset + s.stiffness * position + s.damping * rate, *s.force_range.T)
 
 
 def joint_force(servos: Servos, force: jax.Array, num_joints: int) -> jax.Array:
     """Returns generalised forces `[num_joints]` of actuator forces `[A]`."""
-    return dynamics.matmul(
-        servos.gear * force, np.equal.outer(servos.joint, np.arange(num_joints))
-    )
+    return dynamics.matmul(servos.gear * force, np.equal.outer(servos.joint, np.arange(num_joints)))

@@ -28,7 +28,11 @@ from mjx_qflex.porting.tree import Tree, rotation_matrix
 
 _SITE, _SPHERE, _CYLINDER = (
     int(t)
-    for t in (mujoco.mjtWrap.mjWRAP_SITE, mujoco.mjtWrap.mjWRAP_SPHERE, mujoco.mjtWrap.mjWRAP_CYLINDER)
+    for t in (
+        mujoco.mjtWrap.mjWRAP_SITE,
+        mujoco.mjtWrap.mjWRAP_SPHERE,
+        mujoco.mjtWrap.mjWRAP_CYLINDER,
+    )
 )
 _TINY = mujoco.mjMINVAL
 _INSIDE_ITERATIONS = 6  # of Newton's method; its function is smooth, monotone and nearly linear
@@ -90,12 +94,12 @@ def from_model(model: mujoco.MjModel, tree: Tree, muscles: Sequence[int]) -> Ten
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     rigid = np.zeros(len(muscles))
-    straight: list[tuple[int, int, int]] = []
-    wraps: dict[tuple[bool, bool], list[tuple[int, int, int, int, int]]] = {}
+    straight: list[tuple[int, ...]] = []
+    wraps: dict[tuple[bool, bool], list[tuple[int, ...]]] = {}
     for m, actuator in enumerate(muscles):
         for kind, *objects in _pieces(model, model.actuator_trnid[actuator, 0]):
             if kind == _SITE:
-                if len({tree.body_node[model.site_bodyid[site]] for site in objects}) == 1:
+                if np.ptp(tree.body_node[model.site_bodyid[objects]]) == 0:
                     rigid[m] += np.linalg.norm(np.subtract(*data.site_xpos[objects]))
                 else:
                     straight.append((m, *objects))
@@ -116,10 +120,10 @@ def from_model(model: mujoco.MjModel, tree: Tree, muscles: Sequence[int]) -> Ten
 def _pieces(model: mujoco.MjModel, tendon: int) -> list[tuple[int, ...]]:
     """(SITE, from, to) or (kind of obstacle, from, geom, to, side site or -1) along a path."""
     first = model.tendon_adr[tendon]
-    around = range(first, first + model.tendon_num[tendon])
-    kinds, objects = model.wrap_type[around], model.wrap_objid[around]
-    others = set(kinds) - {_SITE, _SPHERE, _CYLINDER}
-    if others:
+    path = slice(first, first + model.tendon_num[tendon])
+    kinds: list[int] = model.wrap_type[path].tolist()
+    objects: list[int] = model.wrap_objid[path].tolist()
+    if not {_SITE, _SPHERE, _CYLINDER}.issuperset(kinds):
         raise UserError(
             f"the path {model.tendon(tendon).name!r} has a pulley or a joint in it, "
             "which a ported body cannot have; remove it in the recipe"
@@ -164,7 +168,7 @@ def _wraps(model: mujoco.MjModel, tree: Tree, is_round: bool, inside: bool, rows
 
 
 def evaluate(tendons: Tendons, world: dynamics.Poses, origin: jax.Array) -> TendonState:
-    """Returns lengths `[E]` and lines `[6, L]` (about `origin [3]`) of the paths in a placed body."""
+    """Returns the paths in a placed body; lines are about the common point `origin [3]`."""
     start, end = (_place(world, anchors) for anchors in tendons.straight[1:])
     length, direction = _normalized(end - start)
     lengths, lines = [length], [_line(start - origin[:, None], direction)]
@@ -177,7 +181,7 @@ def evaluate(tendons: Tendons, world: dynamics.Poses, origin: jax.Array) -> Tend
         lengths.append(arc)
     of_muscle = np.concatenate([tendons.straight.muscle, *(w.muscle for w in tendons.wraps)])
     moving = _sum_by_muscle(jnp.concatenate(lengths), of_muscle, len(tendons.muscles))
-    return TendonState(tendons.rigid_length + moving, jnp.concatenate(lines, axis=1))
+    return TendonState(moving + tendons.rigid_length, jnp.concatenate(lines, axis=1))
 
 
 def velocity(tendons: Tendons, state: TendonState, node_velocity: jax.Array) -> jax.Array:
@@ -223,8 +227,7 @@ def _sum_by_muscle(values: jax.Array, muscle: np.ndarray, num: int) -> jax.Array
 
 def _place(world: dynamics.Poses, anchors: Anchors) -> jax.Array:
     """World positions `[3, K]` of points fixed in nodes."""
-    rotation = world.rotation[:, :, anchors.node]
-    turned = sum(rotation[:, k] * anchors.position[None, k] for k in range(3))
+    turned = dynamics.rotate(world.rotation[:, :, anchors.node], anchors.position)
     return turned + world.position[:, anchors.node]
 
 
@@ -233,7 +236,7 @@ def _line(arm: jax.Array, direction: jax.Array) -> jax.Array:
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.sum(a * b, axis=0)
+    return sum((x * y for x, y in zip(a, b, strict=True)), jnp.zeros(()))
 
 
 def _normalized(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -252,17 +255,12 @@ def _wrap(
     start, end, side, center = (
         _place(world, anchors) for anchors in (wraps.start, wraps.end, wraps.side, wraps.center)
     )
-    node = world.rotation[:, :, wraps.center.node]
-    axes = sum(node[:, k, None] * wraps.rotation[None, k] for k in range(3))
-
-    def local(point):
-        return sum(axes[k] * (point - center)[None, k] for k in range(3))
-
-    p0, p1, s = local(start), local(end), local(side)
+    axes = dynamics.compose(world.rotation[:, :, wraps.center.node], wraps.rotation)
+    p0, p1, s = (dynamics.rotate_back(axes, point - center) for point in (start, end, side))
     if wraps.round:
         plane = _plane_through_center(p0, p1)
     else:
-        plane = tuple(np.eye(3, dtype=np.float32)[k][:, None] for k in range(2))
+        plane = tuple(jnp.eye(3)[k][:, None] for k in range(2))
     flat0, flat1, flat_side = (jnp.stack([_dot(p, axis) for axis in plane]) for p in (p0, p1, s))
     if wraps.inside:
         touch, arc, touch0, touch1 = _hold_inside(flat0, flat1, wraps.radius)
@@ -270,9 +268,7 @@ def _wrap(
         touch, arc, touch0, touch1 = _wrap_circle(
             flat0, flat1, flat_side, wraps.has_side, wraps.radius
         )
-    contact0, contact1 = (
-        t[0][None] * plane[0] + t[1][None] * plane[1] for t in (touch0, touch1)
-    )
+    contact0, contact1 = (t[0][None] * plane[0] + t[1][None] * plane[1] for t in (touch0, touch1))
     if not wraps.round:
         # Unrolled, the path climbs along the axis at one rate.
         before, after = (_normalized(f - t)[0] for f, t in ((flat0, touch0), (flat1, touch1)))
@@ -282,9 +278,7 @@ def _wrap(
             jnp.stack([c[0], c[1], z]) for c, z in ((contact0, z0), (contact1, z1))
         )
         arc = jnp.sqrt(arc * arc + jnp.square(z1 - z0))
-    on0, on1 = (
-        sum(axes[:, k] * c[None, k] for k in range(3)) + center for c in (contact0, contact1)
-    )
+    on0, on1 = (dynamics.rotate(axes, contact) + center for contact in (contact0, contact1))
     middle = 0.5 * (start + end)
     on0, on1 = jnp.where(touch[None], on0, middle), jnp.where(touch[None], on1, middle)
     return jnp.where(touch, arc, 0.0), ((start, on0), (on1, end))
@@ -339,16 +333,15 @@ def _wrap_circle(
         gap = t0 - t1
         toward_side = _dot(_normalized(t0 + t1)[1], side)
         crosses.append(_segments_cross(d0, t0, d1, t1))
-        good.append(
-            jnp.where(crosses[-1], -1e4, jnp.where(has_side, toward_side, -_dot(gap, gap)))
-        )
+        good.append(jnp.where(crosses[-1], -1e4, jnp.where(has_side, toward_side, -_dot(gap, gap))))
     first = good[0] >= good[1]
     t0, t1 = (jnp.where(first[None], a, b) for a, b in zip(*ways, strict=True))
-    # The first way runs clockwise. An arc that vanishes must not turn into a full circle.
+    # The first way runs clockwise. Where the path only just touches, rounding must not make a full
+    # circle of an arc that vanishes; one of nearly a full circle would cross its own path.
     angle = jnp.arctan2(_cross2(t0, t1), _dot(t0, t1)) * jnp.where(first, -1.0, 1.0)
-    angle = jnp.where(angle < -1e-3, angle + 2 * np.pi, jnp.maximum(angle, 0.0))
+    angle = jnp.where(angle < -0.05, angle + 2 * np.pi, jnp.maximum(angle, 0.0))
     touch = possible & ~jnp.where(first, *crosses)
-    return touch, radius * angle, t0, t1
+    return touch, angle * radius, t0, t1
 
 
 def _segments_cross(a0: jax.Array, a1: jax.Array, b0: jax.Array, b1: jax.Array) -> jax.Array:
@@ -391,16 +384,17 @@ def _hold_inside(d0: jax.Array, d1: jax.Array, radius: np.ndarray) -> tuple[jax.
     solvable = residual(phi) <= 0
     for _ in range(_INSIDE_ITERATIONS):
         sine, cosine = jnp.sin(phi), jnp.cos(phi)
-        slope = sum(
+        slope0, slope1 = (
             ratio * cosine / jnp.sqrt(jnp.maximum(1 - jnp.square(ratio * sine), 1e-12))
             for ratio in (ratio0, ratio1)
         )
-        phi = jnp.clip(phi - residual(phi) / jnp.minimum(slope - 2, -1e-6), 0.0, 0.5 * np.pi)
+        slope = jnp.minimum(slope0 + slope1 - 2, -1e-6)
+        phi = jnp.clip(phi - residual(phi) / slope, 0.0, 0.5 * np.pi)
     from_start = turn > 0
     ratio, unit = jnp.where(from_start, ratio0, ratio1), jnp.where(from_start[None], unit0, unit1)
     rotate = phi - jnp.arcsin(ratio * jnp.sin(phi))
     sine, cosine = jnp.sin(rotate), jnp.cos(rotate)
     point = jnp.stack([cosine * unit[0] - sine * unit[1], sine * unit[0] + cosine * unit[1]])
     middle = _normalized(d0 + d1)[1]
-    point = radius[None] * jnp.where((solvable & (angle > 1e-6))[None], point, middle)
+    point = jnp.where((solvable & (angle > 1e-6))[None], point, middle) * radius[None]
     return touch, jnp.zeros_like(angle), point, point

@@ -2,8 +2,9 @@
 
 Every joint is one *node* of the tree (a free joint is one node with six degrees of freedom), bodies
 without joints are lumped into the node that carries them, and each coupled joint is expressed by
-the independent joint that drives it. What sums over ancestors or descendants becomes a product
-with a constant 0/1 matrix, so that no step of the dynamics walks down the tree body by body.
+the independent joint that drives it; its own limits leave with it. What sums over ancestors or
+descendants becomes a product with a constant 0/1 matrix, so that no step of the dynamics walks
+down the tree body by body.
 
 Arrays put the tree's axis last (`[6, D]`), which keeps batched elementwise work contiguous.
 """

@@ -163,9 +163,7 @@ def _advance(env: Task, policy: Policy, params: Any, episodes: _Episodes) -> _Ep
     """Steps every world once; only those still alive count."""
     (num_envs,) = episodes.alive.shape
     key, key_act = jax.random.split(episodes.key)
-    action, carry = policy.act(
-        params, worlds.observation(episodes.state), episodes.carry, key_act
-    )
+    action, carry = policy.act(params, worlds.observation(episodes.state), episodes.carry, key_act)
     state = worlds.step(env, episodes.state, action)
     bad = worlds.nonfinite((action, state), num_envs) & episodes.alive
     counted = episodes.alive & ~bad
