@@ -4,16 +4,15 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax
-
-jax.config.update("jax_numpy_rank_promotion", "raise")
-
 import functools
 
+import jax
 import pytest
 
 from mjx_qflex import porting, resources
 from mjx_qflex.errors import UserError
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @functools.cache

@@ -99,12 +99,17 @@ def test_free_motion_follows_c_mujoco(legs):
     assert parity.motion_error(legs, muscles=True, starts=starts) < 0.05
 
 
+def with_solver_steps(body, steps):
+    recipe = dataclasses.replace(body.recipe, iterations=steps, ls_iterations=steps)
+    return dataclasses.replace(body, recipe=recipe)
+
+
 def test_feet_on_the_floor_follow_c_mujoco(legs):
     """Ten steps from touch-down, nothing else colliding and couplings stiff."""
     model = legs.source_model().__copy__()
     parity.stiffen_couplings(model)
     parity.keep_contacts(model, recipe.read("myo_legs"))
-    body = dataclasses.replace(legs, iterations=20, ls_iterations=20)
+    body = with_solver_steps(legs, 20)
     state = body.initial_state()
     state = state._replace(
         qpos=state.qpos.at[2].set(0.943), qvel=state.qvel.at[:3].set(jnp.array([0.2, -0.3, -0.5]))
@@ -132,7 +137,7 @@ def test_the_recipes_solver_steps_suffice(legs):
     start = legs.initial_state()
     start = start._replace(qpos=start.qpos.at[2].set(0.943), qvel=start.qvel.at[2].set(-0.5))
     ends = []
-    for body in (legs, dataclasses.replace(legs, iterations=12, ls_iterations=12)):
+    for body in (legs, with_solver_steps(legs, 12)):
         advance = jax.jit(
             lambda s, body=body: body.advance(s, jnp.full(body.nu, 0.1), 100)[0].qpos,
             compiler_options=body.compiler_options,

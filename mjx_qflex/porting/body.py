@@ -9,6 +9,7 @@ import mujoco
 import numpy as np
 
 from mjx_qflex.porting import contacts, dynamics, muscle, paths, servos, solver, tendons
+from mjx_qflex.porting.recipe import Recipe
 from mjx_qflex.porting.tree import Tree, source_positions
 
 
@@ -63,7 +64,6 @@ class PortedBody:
     It is driven by muscles, whose paths are polynomials or exact, or by servos.
     """
 
-    name: str
     tree: Tree
     contacts: tuple[contacts.Contacts, ...]
     muscle_constants: muscle.MuscleConstants
@@ -71,9 +71,7 @@ class PortedBody:
     tendons: tendons.Tendons  # exact muscle paths
     servos: servos.Servos
     actuator_names: tuple[str, ...]
-    timestep: float
-    iterations: int
-    ls_iterations: int
+    recipe: Recipe
     source: mujoco.MjModel
 
     # In jax 0.10, XLA:CPU's fusion emitters duplicate work along long chains of joints. From 0.11
@@ -81,6 +79,15 @@ class PortedBody:
     compiler_options = (
         {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
     )
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    @property
+    def timestep(self) -> float:
+        """Duration of a physics step, s."""
+        return self.recipe.timestep
 
     @property
     def nq(self) -> int:
@@ -165,7 +172,7 @@ class PortedBody:
             tree, self.contacts, dt, state.qpos, state.qvel, world, move, joints.slope
         )
         acceleration = solver.constrained_acceleration(
-            mass, force, rows, self.iterations, self.ls_iterations
+            mass, force, rows, self.recipe.iterations, self.recipe.ls_iterations
         )
         # Euler integration with implicit joint damping: (M + dt D) a' = M a. The zeros make its
         # factor wait for the solver's: XLA:CPU runs independent Cholesky calls side by side, and

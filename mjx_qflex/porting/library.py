@@ -41,7 +41,6 @@ def load(name: str, num_actuators: int | None = None) -> PortedBody:
         raise UserError(f"{instructions.name} has muscles and motors; keep one kind of actuators")
     exact = exact_muscles(instructions, source)
     return PortedBody(
-        name=instructions.name,
         tree=body_tree,
         contacts=contacts.build(source, body_tree, instructions.contact_pairs),
         muscle_constants=muscle.MuscleConstants.from_model(source),
@@ -49,9 +48,7 @@ def load(name: str, num_actuators: int | None = None) -> PortedBody:
         tendons=tendons.from_model(source, body_tree, exact),
         servos=motors,
         actuator_names=tuple(source.actuator(i).name for i in range(source.nu)),
-        timestep=instructions.timestep,
-        iterations=instructions.iterations,
-        ls_iterations=instructions.ls_iterations,
+        recipe=instructions,
         source=source,
     )
 

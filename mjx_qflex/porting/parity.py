@@ -31,7 +31,10 @@ class PathErrors:
 def path_errors(body: PortedBody, samples: fitting.PathSamples, seed: int = 0) -> PathErrors:
     """Lengths, moment arms and joint torques on `samples`, evaluated by the ported step's code."""
     num_joints = samples.q.shape[1]
-    evaluate = jax.jit(jax.vmap(lambda q: _dense_paths(body, q)))
+    evaluate = jax.jit(
+        lambda q: jax.lax.map(lambda pose: _dense_paths(body, pose), q, batch_size=50),
+        compiler_options=body.compiler_options,
+    )
     length, arms = (np.asarray(x, np.float64) for x in evaluate(samples.q.astype(np.float32)))
     exact = np.zeros((len(samples.q), body.nu, num_joints))
     exact[:, samples.pair_muscle, samples.pair_joint] = samples.arm
@@ -50,11 +53,15 @@ def path_errors(body: PortedBody, samples: fitting.PathSamples, seed: int = 0) -
 
 
 def _dense_paths(body: PortedBody, q: jax.Array) -> tuple[jax.Array, jax.Array]:
-    state = paths.evaluate(body.path_groups, q)
-    arms = jnp.zeros((body.nu, len(q)))
-    for group, part in zip(body.path_groups, state.arms, strict=True):
-        arms = arms.at[group.muscles[:, None], group.joints[None, :]].set(part.T)
-    return state.length, arms
+    """Lengths `[A]` and moment arms `[A, R]` at independent scalar joints `q [R]`."""
+    free_q, free_v = 7 * body.tree.num_free, 6 * body.tree.num_free
+    home = body.initial_state()
+    state = home._replace(qpos=jnp.concatenate([home.qpos[:free_q], q]))
+
+    def velocity(qdot):
+        return body.muscles(state._replace(qvel=jnp.concatenate([jnp.zeros(free_v), qdot]))).velocity
+
+    return body.muscles(state).length, jax.jacfwd(velocity)(jnp.zeros(len(q)))
 
 
 def _force(body: PortedBody, length: np.ndarray, activation: np.ndarray) -> np.ndarray:
@@ -91,7 +98,7 @@ def random_states(
     """States with random velocities, near the reference pose but well inside the fitted ranges."""
     home = body.initial_state()
     first = 7 * body.tree.num_free
-    ranges = fitting.joint_ranges(body.tree, recipe.read(body.name).ranges)
+    ranges = fitting.joint_ranges(body.tree, body.recipe.ranges)
     margin = 0.2 * (ranges[:, 1] - ranges[:, 0])
     states = []
     for _ in range(num):
@@ -183,7 +190,7 @@ def contact_change(body: PortedBody, num_steps: int = 50, seed: int = 0) -> dict
     """
     cut = body.source.__copy__()
     stiffen_couplings(cut)
-    keep_contacts(cut, recipe.read(body.name))
+    keep_contacts(cut, body.recipe)
     advance = jax.jit(
         lambda state, ctrl: body.advance(state, ctrl, num_steps)[0],
         compiler_options=body.compiler_options,
@@ -243,7 +250,7 @@ def rollout_poses(body: PortedBody, num_worlds: int = 32, num_steps: int = 200) 
 
 def range_table(body: PortedBody) -> list[dict[str, Any]]:
     """Fitting range over joint limits, for each independent scalar joint."""
-    instructions, tree = recipe.read(body.name), body.tree
+    instructions, tree = body.recipe, body.tree
     first = 6 * tree.num_free
     fitted = fitting.joint_ranges(tree, instructions.ranges)
     limits = np.tile([-np.inf, np.inf], (len(fitted), 1))
@@ -257,7 +264,7 @@ def range_table(body: PortedBody) -> list[dict[str, Any]]:
 
 def path_report(body: PortedBody) -> dict[str, Any]:
     """Path lengths, moment arms and torques over the fitted range and on visited states."""
-    instructions = recipe.read(body.name)
+    instructions = body.recipe
     tolerance = library.path_tolerance(instructions)
     ranges = fitting.joint_ranges(body.tree, instructions.ranges)
     poses = fitting.random_poses(ranges, tolerance.num_test_poses, seed=tolerance.seed + 2)
@@ -315,7 +322,7 @@ def repair_changes(body: PortedBody, num_poses: int = 500, seed: int = 0) -> lis
 
     Lengths are compared from the neutral pose on, where a repair keeps the normalised length.
     """
-    instructions, tree = recipe.read(body.name), body.tree
+    instructions, tree = body.recipe, body.tree
     if not instructions.repairs:
         return []
     untouched = recipe.source_model(dataclasses.replace(instructions, repairs={}), body.nu)

@@ -183,7 +183,9 @@ def source_spec(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjSp
         fans = compartments.read_fans(recipe.folder / recipe.fans)
         return compartments.divide(spec, count, fans, recipe.drop)
     muscles = [muscle.name for muscle in spec.actuators]
-    parts, rest = divmod(count, len(muscles))
+    if count == len(muscles):
+        return spec
+    parts, rest = divmod(count, len(muscles)) if muscles else (0, count)
     if rest:
         raise UserError(
             f"{recipe.name} needs a multiple of {len(muscles)} actuators; "

@@ -104,7 +104,7 @@ def compare(body: PortedBody, raw_limit_s: float, batches: Sequence[int]) -> dic
     """
     port = {batch: measure_port(body, batch) for batch in batches}
     result: dict[str, Any] = {"C MuJoCo": measure_c(body), "port": port}
-    iterations = f"{body.iterations}x{body.ls_iterations}"
+    iterations = f"{body.recipe.iterations}x{body.recipe.ls_iterations}"
     for title, options in (
         ("raw MJX, own options", "own"),
         ("raw MJX, equal iterations", iterations),
@@ -120,7 +120,8 @@ def compare(body: PortedBody, raw_limit_s: float, batches: Sequence[int]) -> dic
 
 
 def _measure_raw_apart(body: PortedBody, batch: int, options: str, limit: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "mjx_qflex.porting.speed", body.name, str(body.nu)]
+    command = [sys.executable, "-m", "mjx_qflex.porting.speed"]
+    command += [str(body.recipe.folder), str(body.nu)]
     command += [str(batch), options]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=True)
