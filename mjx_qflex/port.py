@@ -14,6 +14,7 @@ from typing import Any
 
 from mjx_qflex.errors import UserError
 
+COUPLINGS = "largest displacement if couplings were deleted (m)"
 MEASURED_AT = ("mujoco", "mujoco-mjx", "jax")
 
 
@@ -50,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batches", type=int, nargs="+", default=[8, 16, 32, 64], help="worlds side by side"
     )
+    parser.add_argument(
+        "--raw_batches", type=int, nargs="+", default=[8, 32], help="the same for raw MJX"
+    )
     parser.add_argument("--output", help="folder for the report as JSON and Markdown")
     parser.add_argument("--write", action="store_true", help="store fitted paths beside the recipe")
     return parser
@@ -61,21 +65,24 @@ def make_report(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.write:
         library.ship_paths(arguments.body)
     body = library.load(arguments.body, arguments.num_actuators)
+    couplings = body.source.nv > body.nv
     report: dict[str, Any] = {
         "body": body.name,
         "actuators": body.nu,
         "coordinates": f"{body.nv} independent of {body.source.nv}",
-        "paths": parity.path_report(body),
+        "paths": parity.path_report(body) if body.num_muscles else {},
         "force, worst relative error": parity.force_error(body),
-        "100 steps of free motion, muscles off": parity.motion_error(body, muscles=False),
-        "100 steps of free motion, muscles on": parity.motion_error(body, muscles=True),
-        "largest displacement if couplings were deleted (m)": parity.coupling_change(body),
+        "100 steps of free motion, actuators off": parity.motion_error(body, actuated=False),
+        "100 steps of free motion, actuators on": parity.motion_error(body, actuated=True),
+        COUPLINGS: parity.coupling_change(body) if couplings else None,
         "50 steps with contacts": parity.contact_change(body) if body.contacts else None,
         "ranges": parity.range_table(body),
         "repairs": parity.repair_changes(body),
     }
     if arguments.speed:
-        report["speed"] = speed.compare(body, arguments.raw_limit, arguments.batches)
+        report["speed"] = speed.compare(
+            body, arguments.raw_limit, arguments.batches, arguments.raw_batches
+        )
         report["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
         report["versions"] = {name: version(name) for name in MEASURED_AT}
     return report
@@ -95,9 +102,10 @@ def as_markdown(report: dict[str, Any]) -> str:
             lines.append(f"| {title} | {_number(value)} |")
     for title, value in (report["50 steps with contacts"] or {}).items():
         lines.append(f"| 50 steps with contacts: {title} | {_number(value)} |")
-    narrowed = [row for row in report["ranges"] if row["fitted"] != row["limits"]]
-    lines += ["", "Fitted ranges narrower than the joint's limits:", ""]
-    lines += [f"- {r['joint']}: {r['fitted']} of {r['limits']}" for r in narrowed] or ["- none"]
+    if report["ranges"]:
+        narrowed = [row for row in report["ranges"] if row["fitted"] != row["limits"]]
+        lines += ["", "Fitted ranges narrower than the joint's limits:", ""]
+        lines += [f"- {r['joint']}: {r['fitted']} of {r['limits']}" for r in narrowed] or ["- none"]
     if report["repairs"]:
         lines += ["", "Muscle paths repaired in the source, and what that changes there:", ""]
         lines += [_repair_line(row) for row in report["repairs"]]
@@ -125,29 +133,31 @@ def _number(value: Any) -> str:
 
 
 def _speed_lines(report: dict[str, Any]) -> list[str]:
-    from mjx_qflex.porting.speed import best
+    from mjx_qflex.porting.speed import RAW, best
 
     results = report["speed"]
-    port, reference = best(results["port"]), results["C MuJoCo"]
-    batches = list(results["port"])
-    lines = [
-        f"| physics steps/s, batch | {' | '.join(map(str, batches))} | port is faster by |",
-        f"|---|{'---|' * len(batches)}---|",
-    ]
-    for title in ("port", "raw MJX, own options", "raw MJX, equal iterations"):
+    port = best(results["port"])
+    lines = ["| physics steps/s | worlds: steps/s | port is faster by |", "|---|---|---|"]
+    for title in ("port", *RAW):
         cells = []
-        for measurement in results[title].values():
-            cells.append(measurement.get("failed") or f"{measurement['steps/s']:,.0f}")
-            if not measurement.get("finite", True):
-                cells[-1] += " (not finite)"
+        for worlds, measurement in results[title].items():
+            cell = measurement.get("failed") or f"{measurement['steps/s']:,.0f}"
+            finite = "" if measurement.get("finite", True) else " (not finite)"
+            cells.append(f"{worlds}: {cell}{finite}")
         top = best(results[title])
-        lines.append(f"| {title} | {' | '.join(cells)} | {f'{port / top:.1f}x' if top else '-'} |")
-    threads, rate = reference["threads"], reference["steps/s"]
-    blank = "| " * (len(batches) - 1)
-    lines.append(f"| C MuJoCo, {threads} threads | {rate:,.0f} {blank}| {port / rate:.2f}x |")
+        ratio = f"{port / top:.2g}x" if top else "-"
+        lines.append(f"| {title} | {'; '.join(cells)} | {ratio} |")
+    for reference in results["C MuJoCo"]:
+        threads, rate = reference["threads"], reference["steps/s"]
+        ratio = f"{port / rate:.2f}x"
+        lines.append(f"| C MuJoCo, {_plural(threads, 'thread')} | {rate:,.0f} | {ratio} |")
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     compile_s = max(m["compile s"] for m in results["port"].values())
     return [*lines, "", f"{report['machine']}; {versions}; the port compiles in {compile_s:.0f} s."]
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("s" if number != 1 else "")
 
 
 if __name__ == "__main__":

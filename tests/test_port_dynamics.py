@@ -95,8 +95,8 @@ def test_inertia_and_forces_are_the_projected_ones(legs, states):
 
 def test_free_motion_follows_c_mujoco(legs):
     starts = parity.random_states(legs, np.random.default_rng(0), 3)
-    assert parity.motion_error(legs, muscles=False, starts=starts) < 0.01
-    assert parity.motion_error(legs, muscles=True, starts=starts) < 0.05
+    assert parity.motion_error(legs, actuated=False, starts=starts) < 0.01
+    assert parity.motion_error(legs, actuated=True, starts=starts) < 0.05
 
 
 def with_solver_steps(body, steps):

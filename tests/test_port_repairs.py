@@ -97,4 +97,4 @@ def test_free_motion_with_muscles_follows_c_mujoco(human):
     )
     for time in (0.0, 0.4 * float(gait.period)):
         starts.append(human.initial_state()._replace(qpos=gait.qpos(time), qvel=gait.qvel(time)))
-    assert parity.motion_error(human, muscles=True, starts=starts) < 0.05
+    assert parity.motion_error(human, actuated=True, starts=starts) < 0.05

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from mjx_qflex.porting import dynamics, fitting, library, muscle, paths, recipe
+from mjx_qflex.porting import dynamics, fitting, library, muscle, recipe
 from mjx_qflex.porting.body import PhysicsState, PortedBody
 from mjx_qflex.porting.tree import Tree, source_positions
 
@@ -59,7 +59,9 @@ def _dense_paths(body: PortedBody, q: jax.Array) -> tuple[jax.Array, jax.Array]:
     state = home._replace(qpos=jnp.concatenate([home.qpos[:free_q], q]))
 
     def velocity(qdot):
-        return body.muscles(state._replace(qvel=jnp.concatenate([jnp.zeros(free_v), qdot]))).velocity
+        return body.muscles(
+            state._replace(qvel=jnp.concatenate([jnp.zeros(free_v), qdot]))
+        ).velocity
 
     return body.muscles(state).length, jax.jacfwd(velocity)(jnp.zeros(len(q)))
 
@@ -71,22 +73,26 @@ def _force(body: PortedBody, length: np.ndarray, activation: np.ndarray) -> np.n
 
 
 def force_error(body: PortedBody, seed: int = 0, num_states: int = 50) -> float:
-    """Worst relative error of muscle force, given C MuJoCo's lengths, velocities and activations.
+    """Worst relative error of actuator force at random states and controls.
 
-    Relative to the muscle's force, or to a thousandth of its peak force where it hardly pulls.
+    Muscles are given C MuJoCo's lengths, velocities and activations. Errors are relative to the
+    force, or to a thousandth of a muscle's peak force, or 1 N m of a servo, where it hardly acts.
     """
     model, rng = body.source, np.random.default_rng(seed)
     data, worst = mujoco.MjData(model), 0.0
     for state in random_states(body, rng, num_states):
         set_source_state(body, data, state)
+        data.ctrl[:] = rng.uniform(size=body.nu)
         mujoco.mj_forward(model, data)
-        mine = muscle.force(
-            body.muscle_constants,
-            jnp.asarray(data.actuator_length, jnp.float32),
-            jnp.asarray(data.actuator_velocity, jnp.float32),
-            jnp.asarray(data.act, jnp.float32),
-        )
-        floor = 1e-3 * body.muscle_constants.active.peak_force
+        if body.num_muscles:
+            known = (data.actuator_length, data.actuator_velocity, data.act)
+            mine = muscle.force(
+                body.muscle_constants, *(jnp.asarray(x, jnp.float32) for x in known)
+            )
+            floor = 1e-3 * body.muscle_constants.active.peak_force
+        else:
+            mine = body.servo_force(state, jnp.asarray(data.ctrl, jnp.float32))
+            floor = np.ones(body.nu)
         scale = np.maximum(np.abs(data.actuator_force), floor)
         worst = max(worst, float(np.max(np.abs(mine - data.actuator_force) / scale)))
     return worst
@@ -110,7 +116,7 @@ def random_states(
             PhysicsState(
                 jnp.asarray(qpos, jnp.float32),
                 jnp.asarray(speed * rng.normal(size=body.nv), jnp.float32),
-                jnp.asarray(rng.uniform(0, 0.3, size=body.nu), jnp.float32),
+                jnp.asarray(rng.uniform(0, 0.3, size=body.num_muscles), jnp.float32),
                 jnp.float32(0),
             )
         )
@@ -128,7 +134,7 @@ def set_source_state(body: PortedBody, data: mujoco.MjData, state: PhysicsState)
 
 def motion_error(
     body: PortedBody,
-    muscles: bool,
+    actuated: bool,
     starts: Sequence[PhysicsState] | None = None,
     num_steps: int = 100,
     seed: int = 0,
@@ -136,17 +142,16 @@ def motion_error(
     """Difference after free motion without contacts, relative to the distance moved.
 
     C MuJoCo simulates the source model with `stiffen_couplings`; the norm is over all its joints
-    and all `starts` (None: eight of `random_states`), each under random constant excitations.
+    and all `starts` (None: eight of `random_states`), each under random constant controls.
     """
     model, disable = body.source.__copy__(), mujoco.mjtDisableBit
     model.opt.disableflags |= int(disable.mjDSBL_CONTACT)
-    if not muscles:
+    if not actuated:
         model.opt.disableflags |= int(disable.mjDSBL_ACTUATION)
     stiffen_couplings(model)
     body = without_contacts(body)
-    if not muscles:
-        weak = body.muscle_constants.without_force()
-        body = dataclasses.replace(body, muscle_constants=weak)
+    if not actuated:
+        body = without_force(body)
     advance = jax.jit(
         lambda state, ctrl: body.advance(state, ctrl, num_steps)[0],
         compiler_options=body.compiler_options,
@@ -179,6 +184,15 @@ def stiffen_couplings(model: mujoco.MjModel) -> None:
 def without_contacts(body: PortedBody) -> PortedBody:
     """The same body in empty space."""
     return dataclasses.replace(body, contacts=())
+
+
+def without_force(body: PortedBody) -> PortedBody:
+    """The same body with actuators that neither push nor pull."""
+    return dataclasses.replace(
+        body,
+        muscle_constants=body.muscle_constants.without_force(),
+        servos=body.servos.without_force(),
+    )
 
 
 def contact_change(body: PortedBody, num_steps: int = 50, seed: int = 0) -> dict[str, float]:
@@ -249,7 +263,9 @@ def rollout_poses(body: PortedBody, num_worlds: int = 32, num_steps: int = 200) 
 
 
 def range_table(body: PortedBody) -> list[dict[str, Any]]:
-    """Fitting range over joint limits, for each independent scalar joint."""
+    """Fitting range over joint limits, for each independent scalar joint; nothing without fits."""
+    if not body.path_groups:
+        return []
     instructions, tree = body.recipe, body.tree
     first = 6 * tree.num_free
     fitted = fitting.joint_ranges(tree, instructions.ranges)
@@ -266,6 +282,7 @@ def path_report(body: PortedBody) -> dict[str, Any]:
     """Path lengths, moment arms and torques over the fitted range and on visited states."""
     instructions = body.recipe
     tolerance = library.path_tolerance(instructions)
+    exact = [body.actuator_names[a] for a in body.tendons.muscles]
     ranges = fitting.joint_ranges(body.tree, instructions.ranges)
     poses = fitting.random_poses(ranges, tolerance.num_test_poses, seed=tolerance.seed + 2)
     visited = rollout_poses(body)
@@ -285,14 +302,15 @@ def path_report(body: PortedBody) -> dict[str, Any]:
             "joint torque, relative RMS, worst joint": float(torque.max()),
             "worst joint": body.tree.joint_names[body.tree.num_free + int(worst)],
         }
-    sections["visited states"]["fraction inside the fitted range"] = float(inside.mean())
+    if body.path_groups:
+        sections["visited states"]["fraction inside the fitted range"] = float(inside.mean())
     samples = fitting.sample(body.source, body.tree, poses[:50])
     idle = sorted(set(range(body.nu)) - set(samples.pair_muscle.tolist()))
     return {
         **sections,
         "terms": int(sum(group.coefficients.size for group in body.path_groups)),
         "groups": len(body.path_groups),
-        "muscles left exact": [],
+        "muscles left exact": "all" if len(exact) == body.nu else exact,
         "muscles that move no joint": [body.actuator_names[i] for i in idle],
     }
 

@@ -72,6 +72,10 @@ class Servos:
             force_range=_range(model.actuator_forcerange, model.actuator_forcelimited)[motors],
         )
 
+    def without_force(self) -> "Servos":
+        """The same motors, all of them limp."""
+        return dataclasses.replace(self, force_range=np.zeros_like(self.force_range))
+
 
 def _range(limits: np.ndarray, limited: np.ndarray) -> np.ndarray:
     return np.where(limited[:, None].astype(bool), limits, np.array([[-np.inf, np.inf]]))

@@ -1,7 +1,7 @@
 """Physics steps per second of a ported body, of raw MJX and of C MuJoCo, on the same machine.
 
 Each raw MJX measurement runs in a process of its own with a time limit, because some of them do
-not come back: `python -m mjx_qflex.porting.speed BODY NUM_ACTUATORS BATCH OPTIONS`.
+not come back: `python -m mjx_qflex.porting.speed RECIPE_FOLDER NUM_ACTUATORS BATCH OPTIONS`.
 """
 
 import json
@@ -18,10 +18,12 @@ import mujoco
 import numpy as np
 from mujoco import rollout
 
-from mjx_qflex.porting import library
+from mjx_qflex.porting import library, parity
 from mjx_qflex.porting.body import PortedBody
 
 CONTROL_STEPS = 10  # physics steps under one excitation
+OWN, SAME = "raw MJX, its own contacts and options", "raw MJX, the port's contacts and iterations"
+RAW = {OWN: "own", SAME: "same"}
 
 
 def measure_port(body: PortedBody, batch: int, num_steps: int = 200) -> dict[str, float]:
@@ -41,14 +43,20 @@ def measure_port(body: PortedBody, batch: int, num_steps: int = 200) -> dict[str
 
 
 def measure_raw(
-    body: PortedBody, batch: int, iterations: tuple[int, int] | None, num_steps: int = 20
+    body: PortedBody, batch: int, reduced: bool, num_steps: int = 20
 ) -> dict[str, float]:
-    """The same for `mjx.put_model` of the source model; `iterations` replaces its solver's."""
+    """The same for `mjx.put_model` of the source model.
+
+    `reduced` gives it the port's contacts and solver steps; else it keeps its own.
+    """
     from mujoco import mjx
 
     model = body.source
-    if iterations is not None:
-        model.opt.iterations, model.opt.ls_iterations = iterations
+    model.geom_margin[:] = 0  # mjx refuses margins of planes with meshes
+    if reduced:
+        parity.keep_contacts(model, body.recipe)
+        model.opt.iterations = body.recipe.iterations
+        model.opt.ls_iterations = body.recipe.ls_iterations
     raw = mjx.put_model(model)
     data = jax.vmap(lambda _: mjx.make_data(raw))(jnp.arange(batch))
 
@@ -77,9 +85,9 @@ def _time(function: Callable, args: tuple, options: dict, steps: int) -> dict[st
     return {"steps/s": steps / best, "compile s": compile_seconds, "finite": finite}
 
 
-def measure_c(body: PortedBody, num_steps: int = 200) -> dict[str, float]:
-    """C MuJoCo's `rollout` of the source model on as many threads as there are cores."""
-    model, threads = body.source, os.cpu_count() or 1
+def measure_c(body: PortedBody, threads: int, num_steps: int = 200) -> dict[str, float]:
+    """C MuJoCo's `rollout` of the source model on `threads` threads."""
+    model = body.source
     data = [mujoco.MjData(model) for _ in range(threads)]
     full = mujoco.mjtState.mjSTATE_FULLPHYSICS
     start_state = np.zeros(mujoco.mj_stateSize(model, full))
@@ -97,20 +105,22 @@ def measure_c(body: PortedBody, num_steps: int = 200) -> dict[str, float]:
     return {"steps/s": worlds * num_steps / best, "threads": threads}
 
 
-def compare(body: PortedBody, raw_limit_s: float, batches: Sequence[int]) -> dict[str, Any]:
-    """Runs all sides, at each of `batches` worlds; C MuJoCo has its own number.
+def compare(
+    body: PortedBody, raw_limit_s: float, batches: Sequence[int], raw_batches: Sequence[int]
+) -> dict[str, Any]:
+    """Runs all sides, at each of `batches` worlds; C MuJoCo on one core and on all of them.
 
     A raw measurement that takes longer than `raw_limit_s` is reported so.
     """
     port = {batch: measure_port(body, batch) for batch in batches}
-    result: dict[str, Any] = {"C MuJoCo": measure_c(body), "port": port}
-    iterations = f"{body.recipe.iterations}x{body.recipe.ls_iterations}"
-    for title, options in (
-        ("raw MJX, own options", "own"),
-        ("raw MJX, equal iterations", iterations),
-    ):
+    cores = sorted({1, os.cpu_count() or 1})
+    result: dict[str, Any] = {
+        "C MuJoCo": [measure_c(body, threads) for threads in cores],
+        "port": port,
+    }
+    for title, options in RAW.items():
         result[title] = {
-            batch: _measure_raw_apart(body, batch, options, raw_limit_s) for batch in batches
+            batch: _measure_raw_apart(body, batch, options, raw_limit_s) for batch in raw_batches
         }
     # The machine may have sped up or slowed down meanwhile: the port once more, the mean counts.
     again = {batch: measure_port(body, batch) for batch in batches}
@@ -121,8 +131,7 @@ def compare(body: PortedBody, raw_limit_s: float, batches: Sequence[int]) -> dic
 
 def _measure_raw_apart(body: PortedBody, batch: int, options: str, limit: float) -> dict[str, Any]:
     command = [sys.executable, "-m", "mjx_qflex.porting.speed"]
-    command += [str(body.recipe.folder), str(body.nu)]
-    command += [str(batch), options]
+    command += [str(body.recipe.folder), str(body.nu), str(batch), options]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=True)
         return json.loads(run.stdout.splitlines()[-1])
@@ -138,13 +147,9 @@ def best(measurements: dict[int, dict[str, Any]]) -> float:
     return max((m.get("steps/s", 0.0) for m in measurements.values()), default=0.0)
 
 
-def _raw_command(name: str, num_actuators: str, batch: str, options: str) -> None:
-    iterations = None
-    if options != "own":
-        newton, line_search = options.split("x")
-        iterations = int(newton), int(line_search)
-    body = library.load(name, int(num_actuators))
-    print(json.dumps(measure_raw(body, int(batch), iterations)))
+def _raw_command(folder: str, num_actuators: str, batch: str, options: str) -> None:
+    body = library.load(folder, int(num_actuators))
+    print(json.dumps(measure_raw(body, int(batch), reduced=options == RAW[SAME])))
 
 
 if __name__ == "__main__":
