@@ -1,6 +1,7 @@
 """`python -m mjx_qflex.port --body=NAME`: the parity and speed report of a ported body.
 
 With `--write` the fitted paths are also stored beside the recipe, to ship with the library.
+`--fetch NAME` gets the model of a body that no Python package ships.
 """
 
 import argparse
@@ -21,6 +22,9 @@ MEASURED_AT = ("mujoco", "mujoco-mjx", "jax")
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
+        if arguments.fetch:
+            print(fetch_model(arguments.fetch))
+            return 0
         report = make_report(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -40,9 +44,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare a ported body with C MuJoCo's simulation of the unported model.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--body", required=True, help="name of a body, or a folder with recipe.toml"
-    )
+    job = parser.add_mutually_exclusive_group(required=True)
+    job.add_argument("--body", help="name of a body, or a folder with recipe.toml")
+    job.add_argument("--fetch", metavar="BODY", help="get this body's model, and nothing else")
     parser.add_argument("--num_actuators", type=int, help="None: as many as the recipe says")
     parser.add_argument("--speed", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
@@ -57,6 +61,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", help="folder for the report as JSON and Markdown")
     parser.add_argument("--write", action="store_true", help="store fitted paths beside the recipe")
     return parser
+
+
+def fetch_model(name: str) -> str:
+    """Fetches the model of body `name`; returns where it lies, whence it came and its licence.
+
+    Raises:
+      UserError: unknown body, nothing to fetch, no network, or files that the recipe does not pin.
+    """
+    from mjx_qflex.porting import fetch, recipe
+
+    instructions = recipe.read(name)
+    source = instructions.source
+    path = fetch.fetch(instructions.name, source)
+    lines = [f"{path}: {source['repository']} at {source['revision']}, {source['licence']}"]
+    used = fetch.locate(instructions.name, instructions.folder, source)
+    if used != path:
+        lines.append(f"{used} serves instead")
+    return "\n".join(lines)
 
 
 def make_report(arguments: argparse.Namespace) -> dict[str, Any]:

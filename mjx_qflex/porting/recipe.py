@@ -19,10 +19,13 @@ import numpy as np
 from mjx_qflex import resources
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.porting import compartments, repairs
+from mjx_qflex.porting import compartments, fetch, repairs
 
 _SECTIONS = {
-    "source": {"package", "model", "file", "floor_height"},
+    "source": {
+        "package", "model", "file", "floor_height",
+        "fetch", "repository", "revision", "folder", "licence", "sha256", "by_hand",
+    },
     "joints": {"lock"},
     "contacts": {"floor", "with_floor", "pairs"},
     "actuators": {
@@ -34,6 +37,8 @@ _SECTIONS = {
     "ranges": None,  # any joint's name
     "paths": {"exact", "length", "moment_arm", "max_degree", "max_terms", "num_poses"},
 }  # fmt: skip
+_TO_FETCH = ("repository", "revision", "folder", "file", "licence")
+_NEEDED_TO_FETCH = {"git": _TO_FETCH, "menagerie": (*_TO_FETCH, "sha256")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +129,10 @@ def _check_keys(path: Path, data: dict[str, Any]) -> None:
             if key not in allowed:
                 raise unknown_name(f"key of [{section}] in {path}", key, allowed)
     needed = {"source": (), "actuators": ("count",), "solver": tuple(_SECTIONS["solver"])}
+    if how := data.get("source", {}).get("fetch"):
+        if how not in _NEEDED_TO_FETCH:
+            raise unknown_name(f"way to fetch in {path}", how, _NEEDED_TO_FETCH)
+        needed["source"] = _NEEDED_TO_FETCH[how]
     for section, keys in needed.items():
         missing = [key for key in keys if key not in data.get(section, {})]
         if section not in data or missing:
@@ -206,18 +215,11 @@ def _load(recipe: Recipe) -> mujoco.MjSpec:
             return myo_sim.load_spec(source["model"])
     if "file" not in source:
         raise UserError(f'{recipe.name}: [source] needs a "file", or package = "myo_sim"')
-    user = resources.user_models_folder()
-    places = [recipe.folder / source["file"], *([user / source["file"]] if user else [])]
-    for path in places:
-        if path.is_file():
-            try:
-                return mujoco.MjSpec.from_file(str(path))
-            except ValueError as error:
-                raise UserError(f"{path} is not a model that MuJoCo reads: {error}") from error
-    raise UserError(
-        f"{recipe.name}: {source['file']} is not there; "
-        f"set {resources.MODELS_VARIABLE} to the folder that holds it"
-    )
+    path = fetch.locate(recipe.name, recipe.folder, source)
+    try:
+        return mujoco.MjSpec.from_file(str(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not a model that MuJoCo reads: {error}") from error
 
 
 def path_fingerprint(recipe: Recipe, model: mujoco.MjModel) -> bytes:
