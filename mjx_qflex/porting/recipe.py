@@ -19,18 +19,19 @@ import numpy as np
 from mjx_qflex import resources
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.porting import compartments, fetch, repairs
+from mjx_qflex.porting import adapt, compartments, fetch, repairs
 
 _SECTIONS = {
     "source": {
         "package", "model", "file", "floor_height",
         "fetch", "repository", "revision", "folder", "licence", "sha256", "by_hand",
     },
+    "attach": {"files"},
     "joints": {"lock"},
     "contacts": {"floor", "with_floor", "pairs"},
     "actuators": {
         "count", "minimum", "maximum", "drop", "fans", "specific_tension", "max_width",
-        "max_width_of_length",
+        "max_width_of_length", "position",
     },
     "solver": {"timestep", "iterations", "ls_iterations"},
     "repairs": None,  # any muscle's name
@@ -48,10 +49,12 @@ class Recipe:
     name: str
     folder: Path
     source: dict[str, Any]
+    attach: tuple[str, ...]  # our own MJCF files beside the recipe, added to the world
     lock: tuple[str, ...]  # joints held at the reference pose
     floor: str | None
     with_floor: tuple[str, ...]  # geoms that may touch the floor
     pairs: tuple[tuple[str, str], ...]  # other geoms that may touch each other
+    position: dict[str, adapt.Servo]  # by pattern of joint names; replace the source's actuators
     count: int  # actuators
     minimum: int
     maximum: int
@@ -101,10 +104,12 @@ def read(name: str) -> Recipe:
         name=folder.name,
         folder=folder,
         source=data["source"],
+        attach=tuple(data.get("attach", {}).get("files", ())),
         lock=tuple(data.get("joints", {}).get("lock", ())),
         floor=contacts.get("floor"),
         with_floor=tuple(contacts.get("with_floor", ())),
         pairs=tuple((first, second) for first, second in contacts.get("pairs", ())),
+        position=adapt.read_servos(path, actuators.get("position", {})),
         count=count,
         minimum=actuators.get("minimum", count),
         maximum=actuators.get("maximum", count),
@@ -170,6 +175,11 @@ def source_spec(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjSp
     """
     spec = _load(recipe)
     spec.option.timestep = recipe.timestep
+    adapt.attach(spec, [recipe.folder / file for file in recipe.attach])
+    adapt.name_parts(spec)
+    adapt.fit_capsules(spec, [name for pair in recipe.contact_pairs for name in pair])
+    if recipe.position:
+        adapt.replace_actuators(spec, recipe.position)
     for name in recipe.lock:
         joint = spec.joint(name)
         if joint is None:

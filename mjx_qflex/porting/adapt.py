@@ -1,0 +1,116 @@
+"""What a recipe adds to its source or replaces in it: own bodies and floor, servos, capsules."""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import mujoco
+
+from mjx_qflex.errors import UserError
+from mjx_qflex.lookup import unknown_name
+
+
+class Servo(NamedTuple):
+    """A position servo on a joint: force = kp (ctrl - q) - kv qdot, clipped to +-limit."""
+
+    kp: float  # N m / rad
+    kv: float  # N m s / rad
+    limit: float  # N m
+
+
+def read_servos(path: object, table: Mapping[str, Mapping]) -> dict[str, Servo]:
+    """Reads a recipe's `[actuators.position]`, by pattern of joint names.
+
+    Raises:
+      UserError: an entry with other keys than `kp`, `kv` and `limit`, or without one of them.
+    """
+    servos = {}
+    for pattern, content in table.items():
+        where = f'[actuators.position] "{pattern}" in {path}'
+        for key in content:
+            if key not in Servo._fields:
+                raise unknown_name(f"key of {where}", key, Servo._fields)
+        missing = [key for key in Servo._fields if key not in content]
+        if missing:
+            raise UserError(f"{where} needs {', '.join(missing)}")
+        servos[pattern] = Servo(**{key: float(content[key]) for key in Servo._fields})
+    return servos
+
+
+def replace_actuators(spec: mujoco.MjSpec, servos: Mapping[str, Servo]) -> None:
+    """Replaces all actuators by servos on the joints whose names match the patterns `servos`.
+
+    A servo has its joint's name, and the joint's range as the range of its target; servos come in
+    the order of the joints.
+
+    Raises:
+      UserError: a pattern without a joint, a joint that two patterns match, or one without limits.
+    """
+    for actuator in list(spec.actuators):
+        spec.delete(actuator)
+    unused = set(servos)
+    for joint in spec.joints:
+        matching = [pattern for pattern in servos if fnmatchcase(joint.name, pattern)]
+        if len(matching) > 1:
+            raise UserError(f"joint {joint.name!r} matches two servos: {' and '.join(matching)}")
+        if not matching:
+            continue
+        if not joint.range[0] < joint.range[1]:
+            raise UserError(f"joint {joint.name!r} has no limits; a servo needs them")
+        servo = servos[matching[0]]
+        actuator = spec.add_actuator(name=joint.name, target=joint.name)
+        actuator.trntype = mujoco.mjtTrn.mjTRN_JOINT
+        actuator.set_to_position(kp=servo.kp, kv=servo.kv)
+        actuator.forcelimited = actuator.ctrllimited = mujoco.mjtLimited.mjLIMITED_TRUE
+        actuator.forcerange = (-servo.limit, servo.limit)
+        actuator.ctrlrange = joint.range
+        unused.discard(matching[0])
+    if unused:
+        raise unknown_name("joint of a servo", min(unused), [joint.name for joint in spec.joints])
+
+
+def name_parts(spec: mujoco.MjSpec) -> None:
+    """Gives names to what a recipe or a task may need to name, where the source gives none.
+
+    A free joint gets its body's name; spheres and capsules of body `b` become `b/0`, `b/1`, ...
+    """
+    round_types = (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CAPSULE)
+    for body in spec.bodies:
+        for joint in body.joints:
+            if joint.type == mujoco.mjtJoint.mjJNT_FREE and not joint.name:
+                joint.name = body.name
+        for i, geom in enumerate(g for g in body.geoms if g.type in round_types):
+            if not geom.name:
+                geom.name = f"{body.name}/{i}"
+
+
+def attach(spec: mujoco.MjSpec, files: Iterable[Path]) -> None:
+    """Attaches the worldbody of each MJCF file to the world of `spec`, names as they are.
+
+    Raises:
+      UserError: a file that is not there or that MuJoCo does not read.
+    """
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"{path} is not there; the recipe attaches it")
+        try:
+            child = mujoco.MjSpec.from_file(str(path))
+        except ValueError as error:
+            raise UserError(f"{path} is not a model that MuJoCo reads: {error}") from error
+        spec.attach(child, frame=spec.worldbody.add_frame(), prefix="")
+
+
+def fit_capsules(spec: mujoco.MjSpec, names: Iterable[str]) -> None:
+    """Makes capsules of those of the geoms `names` that are meshes; MuJoCo fits each to its mesh.
+
+    Raises:
+      UserError: the mass of a body would change, since the source does not state its inertia.
+    """
+    for name in names:
+        geom = spec.geom(name)
+        if geom is None or geom.type != mujoco.mjtGeom.mjGEOM_MESH:
+            continue
+        if not geom.parent.explicitinertial:
+            raise UserError(f"mesh {name!r} gives its body the inertia, so it cannot be a capsule")
+        geom.type = mujoco.mjtGeom.mjGEOM_CAPSULE
