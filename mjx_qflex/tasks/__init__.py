@@ -23,6 +23,8 @@ class TaskEntry(NamedTuple):
 TASKS: dict[str, TaskEntry] = {
     "arm_reach": TaskEntry("mjx_qflex.tasks.arm_reach", "ArmReachConfig", "ArmReach"),
     "chain_reach": TaskEntry("mjx_qflex.tasks.chain_reach", "ChainReachConfig", "ChainReach"),
+    "h1_balance": TaskEntry("mjx_qflex.tasks.h1", "H1BalanceConfig", "H1Balance"),
+    "h1_run": TaskEntry("mjx_qflex.tasks.h1", "H1RunConfig", "H1Run"),
     "ms_human_walk": TaskEntry("mjx_qflex.tasks.ms_human", "MsHumanWalkConfig", "MsHumanWalk"),
 }
 

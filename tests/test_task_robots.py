@@ -1,0 +1,254 @@
+"""Tasks of robots and the ostrich, term by term against NumPy on C MuJoCo's data."""
+
+import functools
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+
+from mjx_qflex import resources, tasks
+from mjx_qflex.tasks.tolerance import tolerance
+
+STATES = 24
+
+
+def needs(file):
+    """Skips a test where a model that no package ships is absent."""
+    folder = Path(os.environ.get(resources.MODELS_VARIABLE, "nowhere"))
+    return pytest.mark.skipif(
+        not (folder / file).is_file(), reason=f"${resources.MODELS_VARIABLE} has no {file}"
+    )
+
+
+needs_h1 = needs("unitree_h1/unitree_h1.xml")
+
+
+@functools.cache
+def make(name):
+    return tasks.make(name)
+
+
+def random_states(env, seed=0, height=0.3, tilt=0.6):
+    """Random poses about the task's start, joints anywhere in their ranges, and velocities."""
+    rng = np.random.default_rng(seed)
+    body, model = env.body, env.source_model()
+    qpos = np.tile(
+        np.asarray(env.reset(jax.random.PRNGKey(0)).pipeline_state.physics.qpos), (STATES, 1)
+    )
+    for i in range(body.tree.num_free):
+        qpos[:, 7 * i : 7 * i + 3] += rng.uniform(-height, height, (STATES, 3))
+        turn = qpos[:, 7 * i + 3 : 7 * i + 7] + rng.uniform(-tilt, tilt, (STATES, 4))
+        qpos[:, 7 * i + 3 : 7 * i + 7] = turn / np.linalg.norm(turn, axis=1, keepdims=True)
+    for name in body.joint_names[body.tree.num_free :]:
+        low, high = model.joint(name).range if model.joint(name).range.any() else (-0.3, 0.3)
+        qpos[:, body.qpos_index(name)] = rng.uniform(low, high, STATES)
+    qvel = rng.normal(size=(STATES, body.nv))
+    act = rng.uniform(size=(STATES, np.size(body.initial_state().act)))
+    physics = body.initial_state()._replace(
+        qpos=jnp.asarray(qpos, jnp.float32),
+        qvel=jnp.asarray(qvel, jnp.float32),
+        act=jnp.asarray(act, jnp.float32),
+        time=jnp.zeros(STATES),
+    )
+    return physics, rng.uniform(-1.2, 1.2, (STATES, env.action_size)).astype(np.float32)
+
+
+def c_data(env, physics, ctrl=None):
+    """C MuJoCo's data at the ported state `physics` (of one world) under `ctrl`."""
+    model, tree = env.source_model(), env.body.tree
+    data = mujoco.MjData(model)
+    data.qpos[:] = env.body.source_qpos(physics.qpos)
+    data.qvel[tree.source_qvel_address] = physics.qvel
+    if np.size(physics.act):
+        data.act[:] = physics.act
+    if ctrl is not None:
+        data.ctrl[:] = ctrl
+    mujoco.mj_forward(model, data)
+    mujoco.mj_subtreeVel(model, data)
+    return data
+
+
+def worlds(tree):
+    return [jax.tree.map(lambda x, i=i: np.asarray(x[i]), tree) for i in range(STATES)]
+
+
+def batched(env, function):
+    return jax.jit(jax.vmap(function), compiler_options=env.compiler_options)
+
+
+# --- tolerance ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [  # at x = -3, -1, 0, 1.5, 2, 4
+        ({}, [0, 0, 1, 0, 0, 0]),
+        ({"lower": -1.0, "upper": 2.0}, [0, 1, 1, 1, 1, 0]),
+        ({"lower": 1.0, "upper": np.inf}, [0, 0, 0, 1, 1, 1]),
+        (
+            {"lower": 1.0, "upper": 2.0, "margin": 2.0},
+            [10.0**-4, 10.0**-1, 10.0**-0.25, 1, 1, 10.0**-1],
+        ),
+        (
+            {"lower": 1.0, "upper": 2.0, "margin": 4.0, "value_at_margin": 0.5},
+            [0.5, 0.5**0.25, 0.5 ** (1 / 16), 1, 1, 0.5**0.25],
+        ),
+        (
+            {"lower": 1.0, "upper": 2.0, "margin": 2.0, "sigmoid": "linear", "value_at_margin": 0},
+            [0, 0, 0.5, 1, 1, 0],
+        ),
+        (
+            {"lower": 1.0, "upper": 2.0, "margin": 2.0, "sigmoid": "linear"},
+            [0, 0.1, 0.55, 1, 1, 0.1],
+        ),
+        (
+            {"margin": 3.0, "sigmoid": "quadratic", "value_at_margin": 0},
+            [0, 8 / 9, 1, 0.75, 5 / 9, 0],
+        ),
+    ],
+)
+def test_tolerance_against_its_published_definition(options, values):
+    x = jnp.array([-3.0, -1.0, 0.0, 1.5, 2.0, 4.0])
+    np.testing.assert_allclose(tolerance(x, **options), values, atol=1e-6)
+
+
+def falls(x, bound, margin):
+    """A linear tolerance towards larger values, 0 at the margin."""
+    return np.clip(1 - (bound - x) / margin, 0, 1)
+
+
+# --- h1_run and h1_balance ---------------------------------------------------------------------
+
+H1_TASKS = [pytest.param(name, marks=needs_h1) for name in ("h1_run", "h1_balance")]
+
+
+@functools.cache
+def h1_derived(name):
+    """All that the task derives from random states, and C MuJoCo's data of the same states."""
+    env = make(name)
+    physics, action = random_states(env)
+
+    def derive(physics, action):
+        ctrl = env.targets(action)
+        kinematics = env.body.kinematics(physics)
+        factors = env.reward_factors(kinematics, env.body.servo_force(physics, ctrl))
+        terms, over = env.reward_terms(factors), env.is_over(physics, kinematics)
+        return ctrl, factors, terms, over, env.robot_velocity(kinematics)
+
+    derived = worlds(batched(env, derive)(physics, action))
+    low, high = env.source_model().actuator_ctrlrange.T
+    ctrl = low + (np.clip(action, -1, 1) + 1) / 2 * (high - low)
+    data = [c_data(env, *pair) for pair in zip(worlds(physics), ctrl, strict=True)]
+    return derived, data, ctrl
+
+
+@pytest.mark.parametrize("name", H1_TASKS)
+def test_h1_reward_against_numpy(name):
+    derived, data, ctrls = h1_derived(name)
+    head_height = 1.65 if name == "h1_run" else 1.65 + 0.37
+    for (ctrl, factors, terms, _, velocity), d, expected_ctrl in zip(
+        derived, data, ctrls, strict=True
+    ):
+        np.testing.assert_allclose(ctrl, expected_ctrl, atol=1e-5)
+        np.testing.assert_allclose(velocity, d.body("pelvis").subtree_linvel, atol=1e-4)
+        up = d.body("torso_link").xmat.reshape(3, 3)[:, 2]
+        head = d.body("torso_link").xpos[2] + 0.7 * up[2]
+        vx, vy, _ = d.body("pelvis").subtree_linvel
+        small = np.mean(np.maximum(1 - (d.actuator_force / 10) ** 2, 0))
+        expected = {
+            "small_control": (4 + small) / 5,
+            "standing": 0.1 ** (max(head_height - head, 0) / (1.65 / 4)) ** 2,
+            "upright": falls(up[2], 0.9, 1.9),
+        }
+        if name == "h1_run":
+            expected["speed"] = falls(vx, 5, 5)
+            gain = (5 * expected["speed"] + 1) / 6
+        else:
+            expected["dont_move"] = gain = (0.1 ** (vx / 2) ** 2 + 0.1 ** (vy / 2) ** 2) / 2
+        assert factors.keys() == expected.keys()
+        for factor, value in expected.items():
+            assert factors[factor] == pytest.approx(value, abs=1e-4), factor
+        product = expected["small_control"] * expected["standing"] * expected["upright"] * gain
+        assert sum(terms.values()) == pytest.approx(product, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", H1_TASKS)
+def test_h1_observation_is_mujocos_state(name):
+    env = make(name)
+    physics, _ = random_states(env)
+    observe = batched(env, lambda p: env._observe(h1_state(env, p)))
+    obs = np.asarray(observe(physics))
+    assert obs.shape[1] == {"h1_run": 51, "h1_balance": 64}[name]
+    for row, world in zip(obs, worlds(physics), strict=True):
+        data = c_data(env, world)
+        np.testing.assert_allclose(row, [*data.qpos, *data.qvel], atol=1e-5)
+
+
+def h1_state(env, physics):
+    state = env.reset(jax.random.PRNGKey(0)).pipeline_state
+    return state._replace(physics=physics)
+
+
+@needs_h1
+def test_h1_run_ends_when_the_pelvis_is_low():
+    env = make("h1_run")
+    physics, _ = random_states(env)
+    physics = physics._replace(qpos=physics.qpos.at[:, 2].set(jnp.linspace(0.1, 0.3, STATES)))
+    over = batched(env, lambda p: env.is_over(p, env.body.kinematics(p)))(physics)
+    np.testing.assert_array_equal(over, np.linspace(0.1, 0.3, STATES) < 0.2)
+
+
+@needs_h1
+def test_h1_balance_ends_where_mujoco_finds_the_wrong_contacts():
+    env = make("h1_balance")
+    model = env.source_model()
+    rng = np.random.default_rng(3)
+    physics, _ = random_states(env, seed=4, height=0.05, tilt=0.15)
+    # Feet just above the ball, beside the board or on the floor; pelvis always above 0.8 m.
+    qpos = np.array(physics.qpos)
+    qpos[:, 7 * 2 :] = np.array(env._key)[7 * 2 :] + rng.uniform(-0.2, 0.2, (STATES, 19))
+    qpos[: STATES // 2, 2] = rng.uniform(0.9, 1.1, STATES // 2)
+    qpos[: STATES // 2, 7:10] = [0.0, 0.0, 5.0]
+    qpos[STATES // 2 :, 9] = rng.uniform(0.0, 0.3, STATES // 2)
+    qpos[STATES // 2 :, 2] = 2.5
+    physics = physics._replace(qpos=jnp.asarray(qpos))
+    over = batched(env, lambda p: env.is_over(p, env.body.kinematics(p)))(physics)
+    floor, ball, board = (model.geom(name).id for name in ("floor", "ball", "board"))
+    round_types = (int(mujoco.mjtGeom.mjGEOM_SPHERE), int(mujoco.mjtGeom.mjGEOM_CAPSULE))
+    expected = []
+    for world in worlds(physics):
+        data, wrong = c_data(env, world), False
+        for pair in data.contact.geom:
+            for surface, other in (pair, pair[::-1]):
+                round_part = model.geom_type[other] in round_types
+                wrong |= surface == floor and (other == board or round_part)
+                wrong |= surface == ball and other != board and round_part
+        expected.append(wrong or data.qpos[2] < 0.8)
+    np.testing.assert_array_equal(over, expected)
+    assert 4 < np.sum(expected) < STATES - 4
+
+
+@pytest.mark.parametrize("name", H1_TASKS)
+def test_h1_holds_its_keyframe_as_c_mujoco_does(name):
+    """Ten actions of holding the start pose, with only the recipe's contacts."""
+    from mjx_qflex.porting import parity, recipe
+
+    env = make(name)
+    model = env.source_model().__copy__()
+    parity.keep_contacts(model, recipe.read(env.body.name))
+    data = mujoco.MjData(model)
+    state = env.reset(jax.random.PRNGKey(5))
+    data.qpos[:] = env.body.source_qpos(state.pipeline_state.physics.qpos)
+    data.ctrl[:] = [*(0.0, 0.0, -0.4, 0.8, -0.4) * 2, *[0.0] * 9]
+    low, high = model.actuator_ctrlrange.T
+    action = jnp.asarray(2 * (data.ctrl - low) / (high - low) - 1, jnp.float32)
+    step = jax.jit(env.step, compiler_options=env.compiler_options)
+    for _ in range(10):
+        state = step(state, action)
+        mujoco.mj_step(model, data, nstep=10)
+    np.testing.assert_allclose(state.obs[: model.nq], data.qpos, atol=5e-3)
+    assert not state.done
