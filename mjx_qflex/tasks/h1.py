@@ -16,21 +16,19 @@ original has its site `head`. Names of factors are the original's.
 """  # noqa: E501
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from brax.envs.base import Env, State
 
-from mjx_qflex import porting
 from mjx_qflex.porting import Kinematics, PhysicsState
+from mjx_qflex.tasks.servo_task import ServoTask
 from mjx_qflex.tasks.tolerance import tolerance
 
 EPISODE_LENGTH = 1000  # actions: 20 s
 PHYSICS_STEPS = 10  # of one action
-RESET_NOISE = 0.01  # m, rad: half width of the uniform noise on every coordinate
 HEAD = 0.7  # m above the torso's origin, along the torso's axis
 HEAD_HEIGHT = 1.65  # m, of a standing robot's head
 HEAD_MARGIN = HEAD_HEIGHT / 4
@@ -56,35 +54,17 @@ class H1BalanceConfig:
     body: str = "unitree_h1_board"
 
 
-class H1State(NamedTuple):
-    """All that evolves."""
-
-    physics: PhysicsState
-    steps: jax.Array  # [] int32, actions since reset
-
-
-class _H1Task(Env):
-    """What both tasks share: the robot under position control, its start and its observation."""
-
-    terms: tuple[str, ...]  # of the reward
-    factors: tuple[str, ...]
+class _H1Task(ServoTask):
+    """What both tasks share: their observation, and the factors of a good posture."""
 
     def __init__(self, config: H1RunConfig | H1BalanceConfig, keyframe: tuple[float, ...]):
-        self.config = config
-        self.body = porting.load(config.body)
-        self.episode_length = EPISODE_LENGTH
-        self.control_dt = PHYSICS_STEPS * self.body.timestep
-        self.compiler_options = self.body.compiler_options
-        self._physics_steps = PHYSICS_STEPS
+        super().__init__(config, keyframe, EPISODE_LENGTH, PHYSICS_STEPS)
         model, tree = self.body.source_model(), self.body.tree
-        self._key = np.array(keyframe, np.float32)[tree.source_qpos_address]
         self._qpos_order = np.argsort(tree.source_qpos_address)
         self._qvel_order = np.argsort(tree.source_qvel_address)
-        self._low, self._high = model.actuator_ctrlrange.astype(np.float32).T
         self._root = cast(slice, self.body.qpos_index("pelvis"))
         self._torso = self.body.body_index("torso_link")
-        pelvis = model.body("pelvis").id
-        self._robot = np.flatnonzero(model.body_rootid == pelvis)
+        self._robot = np.flatnonzero(model.body_rootid == model.body("pelvis").id)
         self._mass = model.body_mass[self._robot].astype(np.float32)
         self._centre = model.body_ipos[self._robot].astype(np.float32)
 
@@ -92,69 +72,9 @@ class _H1Task(Env):
     def observation_size(self) -> int:
         return self.body.nq + self.body.nv
 
-    @property
-    def action_size(self) -> int:
-        return self.body.nu
-
-    @property
-    def backend(self) -> str:
-        return "mjx"
-
-    def reset(self, rng: jax.Array) -> State:
-        """Returns the keyframe with a little noise on every coordinate, at rest."""
-        noise = jax.random.uniform(rng, self._key.shape, minval=-RESET_NOISE, maxval=RESET_NOISE)
-        qpos = self._key + noise
-        for i in range(self.body.tree.num_free):
-            at = slice(7 * i + 3, 7 * i + 7)
-            qpos = qpos.at[at].set(qpos[at] / jnp.linalg.norm(qpos[at]))
-        physics = self.body.initial_state()._replace(qpos=qpos)
-        robot = H1State(physics, jnp.zeros((), jnp.int32))
-        zero = jnp.zeros(())
-        metrics = {f"reward/{name}": zero for name in self.terms}
-        metrics |= {f"factor/{name}": zero for name in self.factors}
-        # brax annotates pipeline_state as a state of its own pipelines.
-        return State(
-            cast(Any, robot), self._observe(robot), zero, zero, metrics, {"truncation": zero}
-        )
-
-    def step(self, state: State, action: jax.Array) -> State:
-        """Moves the servos' targets to `action` [19] in [-1, 1] of their ranges for 20 ms."""
-        old = cast(H1State, state.pipeline_state)
-        ctrl = self.targets(action)
-        physics, _ = self.body.advance(old.physics, ctrl, self._physics_steps)
-        robot = H1State(physics, old.steps + 1)
-        kinematics = self.body.kinematics(physics)
-        factors = self.reward_factors(kinematics, self.body.servo_force(physics, ctrl))
-        terms = self.reward_terms(factors)
-        ended = self.is_over(physics, kinematics)
-        timed_out = robot.steps >= self.episode_length
-        metrics = {f"reward/{name}": value for name, value in terms.items()}
-        metrics |= {f"factor/{name}": value for name, value in factors.items()}
-        return state.replace(
-            pipeline_state=robot,
-            obs=self._observe(robot),
-            reward=sum(terms.values(), start=jnp.zeros(())),
-            done=ended.astype(jnp.float32),
-            metrics={**state.metrics, **metrics},
-            info={**state.info, "truncation": (timed_out & ~ended).astype(jnp.float32)},
-        )
-
-    def targets(self, action: jax.Array) -> jax.Array:
-        """Joint angles `[19]` (rad) that an action asks for: -1 and 1 are the joints' limits."""
-        share = 0.5 * (jnp.clip(action, -1.0, 1.0) + 1.0)
-        return self._low + share * (self._high - self._low)
-
-    def reward_factors(self, kinematics: Kinematics, force: jax.Array) -> dict[str, jax.Array]:
-        """The factors of the reward, each `[]`, from poses and motor forces `[19]` (N m)."""
-        raise NotImplementedError
-
-    def reward_terms(self, factors: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """The reward, a product, as a sum of terms, each `[]`."""
-        raise NotImplementedError
-
-    def is_over(self, physics: PhysicsState, kinematics: Kinematics) -> jax.Array:
-        """Whether the robot has failed (`[]` bool)."""
-        raise NotImplementedError
+    def observe(self, physics: PhysicsState, kinematics: Kinematics) -> jax.Array:
+        """MuJoCo's qpos and qvel."""
+        return jnp.concatenate([physics.qpos[self._qpos_order], physics.qvel[self._qvel_order]])
 
     def _posture(
         self, kinematics: Kinematics, force: jax.Array, head_height: float
@@ -175,17 +95,6 @@ class _H1Task(Env):
         arm = jnp.sum(kinematics.xmat[self._robot] * self._centre[:, None, :], axis=2)
         moved = velocity + jnp.cross(spin, arm)
         return jnp.sum(self._mass[:, None] * moved, axis=0) / self._mass.sum()
-
-    def render_qpos(self, robot: H1State) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the source model's qpos, and an activation of 0 for each motor."""
-        return self.body.source_qpos(robot.physics.qpos), np.zeros(self.action_size)
-
-    def source_model(self) -> mujoco.MjModel:
-        return self.body.source_model()
-
-    def _observe(self, robot: H1State) -> jax.Array:
-        physics = robot.physics
-        return jnp.concatenate([physics.qpos[self._qpos_order], physics.qvel[self._qvel_order]])
 
 
 class H1Run(_H1Task):
@@ -234,7 +143,7 @@ class H1Balance(_H1Task):
         self._board_half = model.geom("board").size.astype(np.float32)
         self._ball = model.geom("ball").pos.astype(np.float32)[None]
         self._ball_radius = float(model.geom("ball").size[0])
-        kinds = (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CAPSULE)
+        kinds = [int(mujoco.mjtGeom.mjGEOM_SPHERE), int(mujoco.mjtGeom.mjGEOM_CAPSULE)]
         solid = np.isin(model.geom_type, kinds) & (model.geom_contype > 0)
         geoms = np.flatnonzero(solid & np.isin(model.geom_bodyid, self._robot))
         self._geom_body = model.geom_bodyid[geoms]
