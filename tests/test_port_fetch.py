@@ -75,8 +75,10 @@ def robot(server, monkeypatch):
 
 
 def test_recipes_pin_what_the_installed_registry_lists():
-    for name in ("unitree_h1",):
-        source = recipe.read(name).source
+    found = [recipe.read(name).source for name in recipe.body_names()]
+    found = [source for source in found if source.get("fetch") == "menagerie"]
+    assert {source["folder"] for source in found} == {"unitree_h1", "ms_human_700"}
+    for source in found:
         assert source["revision"] == mujoco_menagerie.commit()
         assert source["sha256"] == mujoco_menagerie.get(source["folder"]).sha256
 
