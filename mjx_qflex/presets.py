@@ -25,6 +25,14 @@ class Sizes(NamedTuple):
 
 PAPER_SMALL = Sizes(80, 256, 1, 30_000, 1_000_000, 256, 50, 20_000_000)
 PAPER_LARGE = Sizes(224, 256, 1, 30_000, 1_000_000, 1024, 50, 50_000_000)
+PAPER_SIZES = {
+    "*": PAPER_SMALL,
+    "h1_balance": PAPER_SMALL._replace(num_envs=70),
+    "h1_run": PAPER_SMALL._replace(num_envs=70, total_steps=5_000_000),
+    "ms_human_walk": PAPER_LARGE,
+    "ostrich_run": PAPER_SMALL._replace(total_steps=10_000_000),
+    "smpl_jump": PAPER_SMALL._replace(total_steps=5_000_000),
+}
 
 # SIZES[preset][task]; a task without a line of its own takes "*".
 # fmt: off
@@ -33,15 +41,19 @@ SIZES: dict[str, dict[str, Sizes]] = {
     "cpu": {
         "*":             Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000, 10),
         "chain_reach":   Sizes(   64,  256,  2,  2_560,   200_000, 128, 100,    200_000, 10),
+        "h1_balance":    Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000,  4, 16),
+        "h1_run":        Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000,  4, 16),
         "ms_human_walk": Sizes(   32,  128,  3,  8_000,    30_000, 128,  10,     60_000,  4),
+        "ostrich_run":   Sizes(   64,  256,  2,  5_000,    60_000, 128,  10,    100_000,  4, 16),
+        "smpl_jump":     Sizes(   64,  256,  2,  5_000,    60_000, 128,  10,    100_000,  4, 32),
     },
     "gpu": {
         "*":             Sizes( 4096, 4096,  4, 100_000, 1_000_000, 256, 50, 50_000_000),
         "chain_reach":   Sizes( 4096, 4096,  4, 100_000, 1_000_000, 256, 100, 20_000_000),
         "ms_human_walk": Sizes( 4096, 4096,  4, 100_000,   500_000, 1024, 16, 50_000_000),
     },
-    "paper": {"*": PAPER_SMALL, "ms_human_walk": PAPER_LARGE},
-    "code":  {"*": PAPER_SMALL, "ms_human_walk": PAPER_LARGE},
+    "paper": PAPER_SIZES,
+    "code": PAPER_SIZES,
 }
 # fmt: on
 

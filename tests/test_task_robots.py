@@ -365,7 +365,7 @@ def ostrich_derived():
     env = make("ostrich_run")
     physics, _ = random_states(env)
     # The root anywhere, so that every reason to end an episode is among the states.
-    root = np.random.default_rng(1).uniform(-1.0, 1.0, (STATES, 6)) * [3, 3, 0.5, 0.3, 1.2, 3]
+    root = np.random.default_rng(1).uniform(-1.0, 1.0, (STATES, 6)) * [3, 3, 0.7, 0.3, 1.2, 3]
     physics = physics._replace(qpos=physics.qpos.at[:, :6].set(root))
 
     def derive(physics):
