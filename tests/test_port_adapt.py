@@ -119,3 +119,13 @@ def test_a_damaged_attachment_is_refused(folder):
         recipe.source_spec(recipe.read(str(folder)))
 
 
+
+
+def test_a_copy_without_its_visible_geoms_shows_the_others(folder):
+    hidden = SOURCE.replace("<asset>", '<default><geom group="3"/></default><asset>', 1)
+    (folder / "robot.xml").write_text(hidden)
+    model = recipe.source_model(recipe.read(str(folder)))
+    assert not model.geom_group.any()
+    (folder / "robot.xml").write_text(hidden.replace('geom name="shin"', 'geom name="shin" group="2"'))
+    model = recipe.source_model(recipe.read(str(folder)))
+    assert model.geom("thigh").group == 3 and model.geom("shin").group == 2

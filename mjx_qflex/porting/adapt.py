@@ -10,6 +10,8 @@ import mujoco
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
 
+FIRST_HIDDEN_GROUP = 3  # of geoms, in MuJoCo's default view
+
 
 class Servo(NamedTuple):
     """A position servo on a joint: force = kp (ctrl - q) - kv qdot, clipped to +-limit."""
@@ -114,3 +116,14 @@ def fit_capsules(spec: mujoco.MjSpec, names: Iterable[str]) -> None:
         if not geom.parent.explicitinertial:
             raise UserError(f"mesh {name!r} gives its body the inertia, so it cannot be a capsule")
         geom.type = mujoco.mjtGeom.mjGEOM_CAPSULE
+
+
+def show_hidden(spec: mujoco.MjSpec) -> None:
+    """Shows all geoms of moving bodies where only groups that renderers hide have any.
+
+    That is so in copies of a model without its meshes: what is left serves collisions.
+    """
+    geoms = [geom for geom in spec.geoms if geom.parent != spec.worldbody]
+    if all(geom.group >= FIRST_HIDDEN_GROUP for geom in geoms):
+        for geom in geoms:
+            geom.group = 0

@@ -175,6 +175,7 @@ def source_spec(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjSp
     """
     spec = _load(recipe)
     spec.option.timestep = recipe.timestep
+    adapt.show_hidden(spec)
     adapt.attach(spec, [recipe.folder / file for file in recipe.attach])
     adapt.name_parts(spec)
     adapt.fit_capsules(spec, [name for pair in recipe.contact_pairs for name in pair])

@@ -226,6 +226,11 @@ TEMPLATE = """<mujoco model="smpl_humanoid">
   <compiler angle="radian"/>
   <option timestep="0.0022222222222222222"/>
   <statistic extent="2" center="0 0 1"/>
+  <visual><headlight ambient="0.4 0.4 0.4" diffuse="0.5 0.5 0.5" specular="0.1 0.1 0.1"/></visual>
+  <asset>
+    <texture name="sky" type="skybox" builtin="gradient" rgb1="0.75 0.85 0.95" rgb2="0.95 0.97 1"
+             width="64" height="384"/>
+  </asset>
   <default>
     <joint type="hinge" limited="true" armature="{armature}"/>
     <geom rgba="0.80 0.62 0.52 1"/>
