@@ -1,22 +1,16 @@
 """`python -m mjx_qflex.port --body=NAME`: the parity and speed report of a ported body.
 
 With `--write` the fitted paths are also stored beside the recipe, to ship with the library.
-`--fetch NAME` gets the model of a body that no Python package ships.
+`--fetch NAME` gets the model of a body that no Python package ships; `--table FOLDER` prints the
+reports in a folder as one table.
 """
 
 import argparse
 import json
-import os
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from mjx_qflex.errors import UserError
-
-COUPLINGS = "largest displacement if couplings were deleted (m)"
-MEASURED_AT = ("mujoco", "mujoco-mjx", "jax")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,16 +19,14 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.fetch:
             print(fetch_model(arguments.fetch))
             return 0
-        report = make_report(arguments)
+        if arguments.table:
+            print(make_table(Path(arguments.table)))
+            return 0
+        page = make_report(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(as_markdown(report))
-    if arguments.output:
-        folder = Path(arguments.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{report['body']}.json").write_text(json.dumps(report, indent=1) + "\n")
-        (folder / f"{report['body']}.md").write_text(as_markdown(report))
+    print(page)
     return 0
 
 
@@ -47,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     job = parser.add_mutually_exclusive_group(required=True)
     job.add_argument("--body", help="name of a body, or a folder with recipe.toml")
     job.add_argument("--fetch", metavar="BODY", help="get this body's model, and nothing else")
+    job.add_argument("--table", metavar="FOLDER", help="print the reports in FOLDER as one table")
     parser.add_argument("--num_actuators", type=int, help="None: as many as the recipe says")
     parser.add_argument("--speed", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
@@ -81,105 +74,41 @@ def fetch_model(name: str) -> str:
     return "\n".join(lines)
 
 
-def make_report(arguments: argparse.Namespace) -> dict[str, Any]:
-    from mjx_qflex.porting import library, parity, speed
+def make_table(folder: Path) -> str:
+    """Returns the reports in `folder` as one table.
+
+    Raises:
+      UserError: there is none.
+    """
+    from mjx_qflex.porting import report
+
+    return report.table(folder)
+
+
+def make_report(arguments: argparse.Namespace) -> str:
+    """Measures a body, writes its report where the arguments say so, and returns it as Markdown.
+
+    Raises:
+      UserError: the body cannot be loaded.
+    """
+    from mjx_qflex.porting import library, report
 
     if arguments.write:
         library.ship_paths(arguments.body)
-    body = library.load(arguments.body, arguments.num_actuators)
-    couplings = body.source.nv > body.nv
-    report: dict[str, Any] = {
-        "body": body.name,
-        "actuators": body.nu,
-        "coordinates": f"{body.nv} independent of {body.source.nv}",
-        "paths": parity.path_report(body) if body.num_muscles else {},
-        "force, worst relative error": parity.force_error(body),
-        "100 steps of free motion, actuators off": parity.motion_error(body, actuated=False),
-        "100 steps of free motion, actuators on": parity.motion_error(body, actuated=True),
-        COUPLINGS: parity.coupling_change(body) if couplings else None,
-        "50 steps with contacts": parity.contact_change(body) if body.contacts else None,
-        "ranges": parity.range_table(body),
-        "repairs": parity.repair_changes(body),
-    }
-    if arguments.speed:
-        report["speed"] = speed.compare(
-            body, arguments.raw_limit, arguments.batches, arguments.raw_batches
-        )
-        report["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
-        report["versions"] = {name: version(name) for name in MEASURED_AT}
-    return report
-
-
-def as_markdown(report: dict[str, Any]) -> str:
-    """The report as a page of tables."""
-    lines = [f"# {report['body']}: {report['actuators']} actuators", ""]
-    lines += [f"{report['coordinates']} coordinates.", "", "| against C MuJoCo | |", "|---|---|"]
-    for title, value in report["paths"].items():
-        if isinstance(value, dict):
-            lines += [f"| {title}: {name} | {_number(x)} |" for name, x in value.items()]
-        else:
-            lines.append(f"| {title} | {_number(value)} |")
-    for title, value in report.items():
-        if isinstance(value, float):
-            lines.append(f"| {title} | {_number(value)} |")
-    for title, value in (report["50 steps with contacts"] or {}).items():
-        lines.append(f"| 50 steps with contacts: {title} | {_number(value)} |")
-    if report["ranges"]:
-        narrowed = [row for row in report["ranges"] if row["fitted"] != row["limits"]]
-        lines += ["", "Fitted ranges narrower than the joint's limits:", ""]
-        lines += [f"- {r['joint']}: {r['fitted']} of {r['limits']}" for r in narrowed] or ["- none"]
-    if report["repairs"]:
-        lines += ["", "Muscle paths repaired in the source, and what that changes there:", ""]
-        lines += [_repair_line(row) for row in report["repairs"]]
-    if "speed" in report:
-        lines += ["", *_speed_lines(report)]
-    return "\n".join(lines) + "\n"
-
-
-def _repair_line(row: dict[str, Any]) -> str:
-    arms = ", ".join(
-        f"{joint} {before:.1f} to {after:.1f}"
-        for joint, (before, after) in row["moment arms, RMS (mm)"].items()
+    found = report.measure(
+        library.load(arguments.body, arguments.num_actuators),
+        arguments.raw_limit,
+        arguments.batches,
+        arguments.raw_batches,
+        arguments.speed,
     )
-    return (
-        f"- {row['muscle']} without {', '.join(row['left out'])}. {row['reason']} Its length, "
-        f"measured from the neutral pose, changes by {row['length change, RMS (mm)']:.1f} mm (RMS; "
-        f"at most {row['length change, largest (mm)']:.1f} mm), its moment arms (RMS, mm): {arms}."
-    )
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _speed_lines(report: dict[str, Any]) -> list[str]:
-    from mjx_qflex.porting.speed import RAW, best
-
-    results = report["speed"]
-    port = best(results["port"])
-    lines = ["| physics steps/s | worlds: steps/s | port is faster by |", "|---|---|---|"]
-    for title in ("port", *RAW):
-        cells = []
-        for worlds, measurement in results[title].items():
-            cell = measurement.get("failed") or f"{measurement['steps/s']:,.0f}"
-            finite = "" if measurement.get("finite", True) else " (not finite)"
-            cells.append(f"{worlds}: {cell}{finite}")
-        top = best(results[title])
-        ratio = f"{port / top:.2g}x" if top else "-"
-        lines.append(f"| {title} | {'; '.join(cells)} | {ratio} |")
-    for reference in results["C MuJoCo"]:
-        threads, rate = reference["threads"], reference["steps/s"]
-        ratio = f"{port / rate:.2f}x"
-        lines.append(f"| C MuJoCo, {_plural(threads, 'thread')} | {rate:,.0f} | {ratio} |")
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    compile_s = max(m["compile s"] for m in results["port"].values())
-    return [*lines, "", f"{report['machine']}; {versions}; the port compiles in {compile_s:.0f} s."]
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("s" if number != 1 else "")
+    page = report.as_markdown(found)
+    if arguments.output:
+        folder = Path(arguments.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{found['body']}.json").write_text(json.dumps(found, indent=1) + "\n")
+        (folder / f"{found['body']}.md").write_text(page)
+    return page
 
 
 if __name__ == "__main__":

@@ -114,8 +114,7 @@ def fit_paths(
 def _compiled_paths(
     instructions: recipe.Recipe, source: mujoco.MjModel, body_tree: tree.Tree, exact: list[int]
 ) -> tuple[PathGroup, ...]:
-    compiled = source.actuator_gaintype == mujoco.mjtGain.mjGAIN_MUSCLE
-    compiled[exact] = False
+    compiled = _to_compile(source, exact)
     if not compiled.any():
         return ()
     key = _content_key(instructions, source)
@@ -136,14 +135,27 @@ def _compiled_paths(
     return fit.groups
 
 
+def _to_compile(source: mujoco.MjModel, exact: list[int]) -> np.ndarray:
+    """Which actuators `[A]` are muscles whose paths become polynomials."""
+    compiled = source.actuator_gaintype == mujoco.mjtGain.mjGAIN_MUSCLE
+    compiled[exact] = False
+    return compiled
+
+
 def _content_key(instructions: recipe.Recipe, source: mujoco.MjModel) -> str:
     return hashlib.sha256(_FORMAT + recipe.path_fingerprint(instructions, source)).hexdigest()
 
 
 def ship_paths(name: str) -> Path:
-    """Fits the paths of a body at its recipe's own size and stores them beside the recipe."""
+    """Fits the paths of a body at its recipe's own size and stores them beside the recipe.
+
+    Raises:
+      UserError: the body has no paths to fit, or cannot be loaded.
+    """
     instructions = recipe.read(name)
     source = recipe.source_model(instructions)
+    if not _to_compile(source, exact_muscles(instructions, source)).any():
+        raise UserError(f"{instructions.name} has no muscle paths to fit; leave --write out")
     fit, _ = fit_paths(instructions, source, tree.build(source))
     path = instructions.folder / "paths.npz"
     write_paths(path, _content_key(instructions, source), fit.groups)
