@@ -74,16 +74,26 @@ def _video_of_model(
     if libraries is None:
         chosen = os.environ.get("MUJOCO_GL")
         libraries = (chosen,) if chosen else GL_LIBRARIES
-    heading = np.asarray(getattr(env, "heading", (1.0, 0.0)), float)
-    # Looking to the left of the heading, the body crosses the picture to the right; 20 degrees
-    # more show it from a little behind.
-    azimuth = math.degrees(math.atan2(heading[1], heading[0])) + 90.0 + 20.0
-    motion = {"qpos": qpos, "rgba": rgba, "fps": fps, "azimuth": azimuth}
+    motion = {"qpos": qpos, "rgba": rgba, "fps": fps, "azimuth": azimuth_of(env)}
     for library in libraries:
         if _rendered_by(library, path, model, motion):
             return Video(path, f"rendered by MuJoCo ({library.upper()})")
-    write_mp4(path, side_view_frames(model, qpos, rgba, heading), fps)
+    write_mp4(path, side_view_frames(model, qpos, rgba, _heading(env)), fps)
     return Video(path, DRAWN_NOTE)
+
+
+def azimuth_of(env: Any) -> float:
+    """Returns the camera's azimuth (degrees) that shows a task's body from its side.
+
+    Looking to the left of the heading, the body crosses the picture to the right; 20 degrees more
+    show it from a little behind.
+    """
+    heading = _heading(env)
+    return math.degrees(math.atan2(heading[1], heading[0])) + 90.0 + 20.0
+
+
+def _heading(env: Any) -> np.ndarray:
+    return np.asarray(getattr(env, "heading", (1.0, 0.0)), float)
 
 
 def tendon_colours(model: Any, activation: np.ndarray) -> np.ndarray:
