@@ -7,6 +7,7 @@ import pytest
 from mjx_qflex.errors import UserError
 from mjx_qflex.porting import recipe
 
+# Angles in degrees, MJCF's default.
 SOURCE = """
 <mujoco>
   <asset><mesh name="bone" vertex="0 0 0  .1 0 0  0 .02 0  0 0 .02"/></asset>
@@ -18,7 +19,7 @@ SOURCE = """
       <geom type="capsule" size="0.02 0.1"/>
       <body name="thigh">
         <inertial pos="0 0 -0.1" mass="1" diaginertia="0.01 0.01 0.01"/>
-        <joint name="hip" axis="0 1 0" range="-1 2"/>
+        <joint name="hip" axis="0 1 0" range="-60 120"/>
         <geom name="thigh" type="mesh" mesh="bone"/>
         <body name="shin" pos="0 0 -0.2">
           <joint name="knee" axis="0 1 0"/>
@@ -61,12 +62,23 @@ def folder(tmp_path):
 def test_servos_replace_the_sources_actuators(folder):
     model = recipe.source_model(recipe.read(str(folder)))
     assert [model.actuator(i).name for i in range(model.nu)] == ["hip"]
-    np.testing.assert_array_equal(model.actuator_ctrlrange, [[-1, 2]])
+    np.testing.assert_allclose(model.actuator_ctrlrange, np.deg2rad([[-60, 120]]))
     data = mujoco.MjData(model)
     for ctrl, q, qdot, expected in ((0.3, 0.2, 0.1, 20 * 0.1 - 3 * 0.1), (2.0, -1.0, 0.0, 4.0)):
         data.ctrl[:], data.joint("hip").qpos[:], data.joint("hip").qvel[:] = ctrl, q, qdot
         mujoco.mj_forward(model, data)
         assert data.actuator_force[0] == pytest.approx(expected)
+
+
+def test_ranges_of_joints_and_with_them_of_servos(folder):
+    text = RECIPE + '[joints.range]\n"hi?" = [-0.5, 0.7]\n'
+    (folder / "recipe.toml").write_text(text)
+    model = recipe.source_model(recipe.read(str(folder)))
+    np.testing.assert_allclose(model.joint("hip").range, [-0.5, 0.7])
+    np.testing.assert_allclose(model.actuator_ctrlrange, [[-0.5, 0.7]])
+    (folder / "recipe.toml").write_text(text.replace('"hi?"', '"hop"'))
+    with pytest.raises(UserError, match="did you mean 'hip'"):
+        recipe.source_spec(recipe.read(str(folder)))
 
 
 def test_nameless_parts_get_names_and_the_floor_is_attached(folder):
@@ -119,13 +131,12 @@ def test_a_damaged_attachment_is_refused(folder):
         recipe.source_spec(recipe.read(str(folder)))
 
 
-
-
 def test_a_copy_without_its_visible_geoms_shows_the_others(folder):
     hidden = SOURCE.replace("<asset>", '<default><geom group="3"/></default><asset>', 1)
     (folder / "robot.xml").write_text(hidden)
     model = recipe.source_model(recipe.read(str(folder)))
     assert not model.geom_group.any()
-    (folder / "robot.xml").write_text(hidden.replace('geom name="shin"', 'geom name="shin" group="2"'))
+    shown = hidden.replace('geom name="shin"', 'geom name="shin" group="2"')
+    (folder / "robot.xml").write_text(shown)
     model = recipe.source_model(recipe.read(str(folder)))
     assert model.geom("thigh").group == 3 and model.geom("shin").group == 2

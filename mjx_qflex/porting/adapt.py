@@ -1,11 +1,13 @@
 """What a recipe adds to its source or replaces in it: own bodies and floor, servos, capsules."""
 
+import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mujoco
+import numpy as np
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
@@ -66,10 +68,31 @@ def replace_actuators(spec: mujoco.MjSpec, servos: Mapping[str, Servo]) -> None:
         actuator.set_to_position(kp=servo.kp, kv=servo.kv)
         actuator.forcelimited = actuator.ctrllimited = mujoco.mjtLimited.mjLIMITED_TRUE
         actuator.forcerange = (-servo.limit, servo.limit)
-        actuator.ctrlrange = joint.range
+        actuator.ctrlrange = joint.range * _unit(spec, joint)
         unused.discard(matching[0])
     if unused:
         raise unknown_name("joint of a servo", min(unused), [joint.name for joint in spec.joints])
+
+
+def set_ranges(spec: mujoco.MjSpec, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Gives the joints whose names match a pattern of `ranges` its limits (rad or m).
+
+    Raises:
+      UserError: a pattern without a joint.
+    """
+    names = [joint.name for joint in spec.joints]
+    for pattern, limits in ranges.items():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise unknown_name("joint of [joints.range]", pattern, names)
+        for joint in spec.joints:
+            if fnmatchcase(joint.name, pattern):
+                joint.range = np.array(limits) / _unit(spec, joint)
+
+
+def _unit(spec: mujoco.MjSpec, joint: Any) -> float:
+    """What one unit of a joint's range is in rad or m: sources may count in degrees."""
+    in_degrees = spec.compiler.degree and joint.type == mujoco.mjtJoint.mjJNT_HINGE
+    return math.pi / 180 if in_degrees else 1.0
 
 
 def name_parts(spec: mujoco.MjSpec) -> None:

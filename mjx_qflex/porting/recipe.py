@@ -27,7 +27,7 @@ _SECTIONS = {
         "fetch", "repository", "revision", "folder", "licence", "sha256", "by_hand",
     },
     "attach": {"files"},
-    "joints": {"lock"},
+    "joints": {"lock", "range"},
     "contacts": {"floor", "with_floor", "pairs"},
     "actuators": {
         "count", "minimum", "maximum", "drop", "fans", "specific_tension", "max_width",
@@ -51,6 +51,7 @@ class Recipe:
     source: dict[str, Any]
     attach: tuple[str, ...]  # our own MJCF files beside the recipe, added to the world
     lock: tuple[str, ...]  # joints held at the reference pose
+    joint_range: dict[str, tuple[float, float]]  # limits other than the source's, by pattern
     floor: str | None
     with_floor: tuple[str, ...]  # geoms that may touch the floor
     pairs: tuple[tuple[str, str], ...]  # other geoms that may touch each other
@@ -97,6 +98,7 @@ def read(name: str) -> Recipe:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     _check_keys(path, data)
     actuators, contacts = data["actuators"], data.get("contacts", {})
+    joints = data.get("joints", {})
     count = actuators["count"]
     paths = dict(data.get("paths", {}))
     exact = paths.pop("exact", ())
@@ -105,7 +107,8 @@ def read(name: str) -> Recipe:
         folder=folder,
         source=data["source"],
         attach=tuple(data.get("attach", {}).get("files", ())),
-        lock=tuple(data.get("joints", {}).get("lock", ())),
+        lock=tuple(joints.get("lock", ())),
+        joint_range={joint: (low, high) for joint, (low, high) in joints.get("range", {}).items()},
         floor=contacts.get("floor"),
         with_floor=tuple(contacts.get("with_floor", ())),
         pairs=tuple((first, second) for first, second in contacts.get("pairs", ())),
@@ -179,6 +182,7 @@ def source_spec(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjSp
     adapt.attach(spec, [recipe.folder / file for file in recipe.attach])
     adapt.name_parts(spec)
     adapt.fit_capsules(spec, [name for pair in recipe.contact_pairs for name in pair])
+    adapt.set_ranges(spec, recipe.joint_range)
     if recipe.position:
         adapt.replace_actuators(spec, recipe.position)
     for name in recipe.lock:

@@ -1,8 +1,8 @@
 """Running and balancing with the Unitree H1, after HumanoidBench (arXiv 2403.10506).
 
 Departures from the original, on purpose:
-* The robot is the Menagerie's: its feet weigh 0.45 kg instead of 0.55, its hips pitch within +-1.57
-  rad instead of [-3.14, 2.53], and so do their servos' targets.
+* The robot is the Menagerie's, with HumanoidBench's servos and range of the hips' pitch: its feet
+  weigh 0.45 kg instead of 0.55.
 * Contacts are those of `models/unitree_h1*/recipe.toml`: feet on the floor, or feet on the board and
   the board on the ball, with capsules under the feet instead of their meshes. In `h1_run` other
   parts fall through the floor; the episode ends soon after, as the original's does at a pelvis height of
