@@ -3,17 +3,16 @@
 Departures from the original, on purpose:
 * The robot is the Menagerie's, with HumanoidBench's servos and range of the hips' pitch: its feet
   weigh 0.45 kg instead of 0.55.
-* Contacts are those of `models/unitree_h1*/recipe.toml`: feet on the floor, or feet on the board and
-  the board on the ball, with capsules under the feet instead of their meshes. In `h1_run` other
-  parts fall through the floor; the episode ends soon after, as the original's does at a pelvis height of
-  0.2 m.
+* Contacts are those of `models/unitree_h1*/recipe.toml`: feet on the floor, or feet on the board
+  and the board on the ball, with capsules under the feet instead of their meshes. In `h1_run` other
+  parts sink into the floor, until the episode ends at a pelvis height of 0.2 m as the original's.
 * `h1_balance` finds what touches floor and ball by the distances of the robot's spheres and
   capsules and of the board's corners; the torso's box and the hips' cylinders are left out.
 * Actuator forces belong to the new state; MuJoCo's are one physics step old.
 
 Head height is that of a point on the torso, 0.7 m above the origin of `torso_link`, where the
 original has its site `head`. Names of factors are the original's.
-"""  # noqa: E501
+"""
 
 from dataclasses import dataclass
 from typing import cast
