@@ -27,7 +27,7 @@ Sources: Qflex (arXiv 2601.19707) Eq. 32 and Table 3 for `paper`; the authors' r
 """  # noqa: E501
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,8 @@ from brax.envs.base import Env, State
 from mjx_qflex import motions, porting, resources
 from mjx_qflex.lookup import unknown_name
 from mjx_qflex.porting import Kinematics, Muscles, PhysicsState
+from mjx_qflex.tasks import action_maps
+from mjx_qflex.tasks.action_maps import ActionMap, excitation
 
 EPISODE_LENGTH = 300  # actions: 6 s
 PHYSICS_STEPS = 10  # of one action
@@ -47,11 +49,7 @@ MIN_STERNUM_HEIGHT = 1.0  # m
 MAX_TILT = 0.4  # rad, of each of the three angles of the root
 MAX_DEVIATION = 3.0  # norm of target minus qpos
 FORCE_SCALE = 1e-3  # N -> kN
-EXPONENT = 8.0  # of the exponential action map: action 0 excites by 1.8%
 CLIP = 100.0  # of observed muscle forces (kN) and velocities (m/s)
-
-
-ActionMap = Literal["linear", "exponential"]
 
 
 class RewardSet(NamedTuple):
@@ -76,7 +74,8 @@ class MsHumanWalkConfig:
     """Options of `ms_human_walk`.
 
     `reward_set` "paper" follows the paper's text, "code" the authors' code in all of reward, time
-    limit and phase observation. `action_map` is how actions become excitations: see `excitation`.
+    limit and phase observation. `action_map` is how actions become excitations: see
+    `action_maps.excitation`.
     """
 
     body: str = "ms_human"
@@ -105,10 +104,7 @@ class MsHumanWalk(Env):
     def __init__(self, config: MsHumanWalkConfig = MsHumanWalkConfig()):
         if config.reward_set not in REWARD_SETS:
             raise unknown_name("reward set of ms_human_walk", config.reward_set, REWARD_SETS)
-        if config.action_map not in get_args(ActionMap):
-            raise unknown_name(
-                "action map of ms_human_walk", config.action_map, get_args(ActionMap)
-            )
+        action_maps.check("ms_human_walk", config.action_map)
         self.config = config
         self.rewards = REWARD_SETS[config.reward_set]
         self.body = porting.load(config.body, num_actuators=config.num_actuators)
@@ -253,20 +249,6 @@ class MsHumanWalk(Env):
                 target - physics.qpos,
             ]
         )
-
-
-def excitation(action: jax.Array, action_map: ActionMap) -> jax.Array:
-    """Returns excitations `[A]` from 0 to 1 for actions from -1 to 1.
-
-    "linear" is the paper's map: action 0 is half of full excitation, in every muscle. Under
-    "exponential", (e^{8 x} - 1) / (e^8 - 1) with x = (a + 1) / 2, action 0 is a resting tone of
-    1.8%, and equal changes of the action change the excitation by about equal ratios, so that
-    exploration is in proportion to the signal, as motor noise is (Harris and Wolpert 1998).
-    """
-    share = 0.5 * (jnp.clip(action, -1.0, 1.0) + 1.0)
-    if action_map == "linear":
-        return share
-    return jnp.expm1(EXPONENT * share) / np.expm1(EXPONENT)
 
 
 def root_angles(quaternion: jax.Array) -> jax.Array:
