@@ -7,109 +7,18 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from task_protocol import CHECKS, WORLDS, compiled_step, make, rollout
 
 from mjx_qflex import tasks
 from mjx_qflex.errors import UserError
 from mjx_qflex.tasks import ms_human
 
-WORLDS = 3
-STEPS = 100
 
-
-@functools.cache
-def make(name):
-    return tasks.make(name)
-
-
-@functools.cache
-def compiled(name):
-    """Reset and step of `WORLDS` worlds, compiled once for all tests."""
-    env = make(name)
-    options = env.compiler_options
-
-    def run(state, keys):
-        def body(state, key):
-            action = jax.random.uniform(key, (WORLDS, env.action_size), minval=-1.2, maxval=1.2)
-            state = jax.vmap(env.step)(state, action)
-            kept = (state.obs, state.reward, state.done, state.metrics, state.info)
-            return state, kept
-
-        return jax.lax.scan(body, state, keys)
-
-    reset = jax.jit(jax.vmap(env.reset), compiler_options=options)
-    return reset, jax.jit(run, compiler_options=options)
-
-
-@functools.cache
-def compiled_step(name):
-    env = make(name)
-    return jax.jit(jax.vmap(env.step), compiler_options=env.compiler_options)
-
-
-@functools.cache
-def rollout(name):
-    reset, run = compiled(name)
-    start = reset(jax.random.split(jax.random.PRNGKey(0), WORLDS))
-    end, steps = run(start, jax.random.split(jax.random.PRNGKey(1), STEPS))
-    return start, end, steps
-
-
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", sorted(tasks.TASKS))
-class TestProtocol:
-    def test_sizes_and_types(self, name):
-        env = make(name)
-        start, _, (obs, reward, done, metrics, info) = rollout(name)
-        assert start.obs.shape == (WORLDS, env.observation_size)
-        assert obs.shape == (STEPS, WORLDS, env.observation_size)
-        assert {x.dtype for x in (obs, reward, done, start.obs)} == {jnp.dtype("float32")}
-        assert metrics.keys() == start.metrics.keys()
-        assert info.keys() == start.info.keys() == {"truncation"}
-
-    def test_steps_keep_the_types_of_resets(self, name):
-        env = make(name)
-        before = jax.eval_shape(env.reset, jax.random.PRNGKey(0))
-        after = jax.eval_shape(env.step, before, jnp.zeros(env.action_size))
-        assert jax.tree.structure(before) == jax.tree.structure(after)
-        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-            assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
-
-    def test_random_actions_stay_finite(self, name):
-        _, _, steps = rollout(name)
-        for leaf in jax.tree.leaves(steps):
-            assert jnp.isfinite(leaf).all()
-
-    def test_reset_is_a_distribution(self, name):
-        start, _, _ = rollout(name)
-        assert jnp.abs(start.obs[0] - start.obs[1]).max() > 1e-3
-        assert not start.done.any() and not start.info["truncation"].any()
-
-    def test_reward_is_the_sum_of_its_terms(self, name):
-        _, _, (_, reward, _, metrics, _) = rollout(name)
-        terms = [value for key, value in metrics.items() if key.startswith("reward/")]
-        assert len(terms) > 1
-        np.testing.assert_allclose(reward, sum(terms), rtol=1e-5, atol=1e-4)
-
-    def test_time_limit_truncates_and_does_not_terminate(self, name):
-        start, _, _ = rollout(name)
-        _, run = compiled(name)
-        steps = jnp.full(WORLDS, make(name).episode_length - 2, jnp.int32)
-        late = start.replace(pipeline_state=start.pipeline_state._replace(steps=steps))
-        _, (_, _, done, _, info) = run(late, jax.random.split(jax.random.PRNGKey(2), STEPS))
-        np.testing.assert_array_equal(info["truncation"][:2], [[0.0] * WORLDS, [1.0] * WORLDS])
-        assert not done[:2].any()
-
-    def test_actions_are_clipped(self, name):
-        env = make(name)
-        start, _, _ = rollout(name)
-        step = compiled_step(name)
-        beyond, at = (
-            step(start, jnp.full((WORLDS, env.action_size), a, jnp.float32)) for a in (7.0, 1.0)
-        )
-        np.testing.assert_array_equal(beyond.obs, at.obs)
-
-    def test_unknown_option_is_refused(self, name):
-        with pytest.raises(UserError, match="colour"):
-            tasks.make(name, colour="red")
+def test_protocol(name, check):
+    """A new task is checked without an edit here."""
+    check(name)
 
 
 def replicated(tree, devices):
@@ -146,7 +55,7 @@ def test_arm_targets_are_reachable_and_the_hand_is_where_mujoco_puts_it():
     env = make("arm_reach")
     model = env.source_model()
     data = mujoco.MjData(model)
-    start, end, _ = rollout("arm_reach")
+    start, end, _, _ = rollout("arm_reach")
     assert (jnp.linalg.norm(start.pipeline_state.target, axis=1) < 0.6).all()
     for world in range(WORLDS):
         arm = jax.tree.map(lambda x, world=world: x[world], end.pipeline_state)
@@ -165,7 +74,7 @@ def test_arm_targets_are_reachable_and_the_hand_is_where_mujoco_puts_it():
 def walked():
     """One world of the walking task, four actions after a reset, next to C MuJoCo's view of it."""
     env = make("ms_human_walk")
-    state, _, _ = rollout("ms_human_walk")
+    state, _, _, _ = rollout("ms_human_walk")
     step = compiled_step("ms_human_walk")
     for key in jax.random.split(jax.random.PRNGKey(6), 4):
         action = jax.random.uniform(key, (WORLDS, env.action_size), minval=-1.0, maxval=0.0)
@@ -219,7 +128,7 @@ def split(env, obs):
 
 def test_walk_starts_on_the_reference():
     env = make("ms_human_walk")
-    start, _, _ = rollout("ms_human_walk")
+    start, _, _, _ = rollout("ms_human_walk")
     for world in range(WORLDS):
         walk = jax.tree.map(lambda x, world=world: x[world], start.pipeline_state)
         terms = split(env, np.asarray(start.obs[world]))
@@ -325,7 +234,7 @@ def with_reward_set(env, reward_set, **changes):
 def test_time_limit_and_phase_of_both_sets(reward_set):
     env = make("ms_human_walk")
     env = with_reward_set(env, reward_set, body=Waiting(env.body))
-    start, _, _ = rollout("ms_human_walk")
+    start, _, _, _ = rollout("ms_human_walk")
     steps = jnp.full(WORLDS, env.episode_length - 1, jnp.int32)
     late = start.replace(pipeline_state=start.pipeline_state._replace(steps=steps))
     step = jax.jit(jax.vmap(env.step), compiler_options=env.compiler_options)
@@ -341,7 +250,7 @@ def test_time_limit_and_phase_of_both_sets(reward_set):
 
 def test_health():
     env = make("ms_human_walk")
-    start, _, _ = rollout("ms_human_walk")
+    start, _, _, _ = rollout("ms_human_walk")
     physics = jax.tree.map(lambda x: x[0], start.pipeline_state.physics)
 
     def healthy(qpos, target):

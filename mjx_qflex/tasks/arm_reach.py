@@ -48,6 +48,8 @@ class ArmReach(Env):
     and ends by time-out only.
     """
 
+    terminates = False  # it only times out
+
     def __init__(self, config: ArmReachConfig = ArmReachConfig()):
         self.config = config
         self.body = porting.load("arm", num_actuators=config.num_actuators)

@@ -53,6 +53,7 @@ class ChainReach(Env):
     distance, plus 1 within 0.05. The episode ends by time-out only.
     """
 
+    terminates = False  # it only times out
     compiler_options: dict[str, bool | int | str] = {}
 
     def __init__(self, config: ChainReachConfig = ChainReachConfig()):
