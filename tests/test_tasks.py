@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from c_mujoco import source_data
 from task_protocol import CHECKS, WORLDS, compiled_step, make, rollout
 
 from mjx_qflex import tasks
@@ -90,30 +91,6 @@ def derived():
         lambda physics: (body.kinematics(physics), body.muscles(physics)),
         compiler_options=body.compiler_options,
     )
-
-
-def source_data(env, physics):
-    """C MuJoCo's data of the source model at a ported state; velocities through the couplings."""
-    model = env.source_model()
-    data = mujoco.MjData(model)
-    data.qpos[:] = env.body.source_qpos(np.asarray(physics.qpos))
-    qpos, qvel = np.asarray(physics.qpos, float), np.asarray(physics.qvel, float)
-    moved = []
-    for step in (-1e-5, 1e-5):
-        q = qpos.copy()
-        q[:3] += step * qvel[:3]
-        mujoco.mju_quatIntegrate(q[3:7], qvel[3:6], step)
-        q[7:] += step * qvel[6:]
-        moved.append(env.body.source_qpos(q))
-    velocity = np.zeros(model.nv)
-    mujoco.mj_differentiatePos(model, velocity, 2e-5, *moved)
-    data.qvel[:] = velocity
-    data.act[:] = physics.act
-    mujoco.mj_fwdPosition(model, data)
-    mujoco.mj_fwdVelocity(model, data)
-    mujoco.mj_fwdActuation(model, data)
-    mujoco.mj_subtreeVel(model, data)
-    return data
 
 
 def split(env, obs):
