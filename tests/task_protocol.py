@@ -131,7 +131,7 @@ def random_actions_terminate_unless_the_task_never_does(name):
 def actions_are_clipped(name):
     step = compiled_step(name)
     for bound in (-1.0, 1.0):
-        action = jnp.full((WORLDS, make(name).action_size), bound)
+        action = bound * jnp.ones((WORLDS, make(name).action_size))  # not weakly typed
         beyond, at = step(start(name), 7.0 * action), step(start(name), action)
         np.testing.assert_array_equal(beyond.obs, at.obs)
 

@@ -26,12 +26,12 @@ TASKS: dict[str, TaskEntry] = {
     "h1_balance": TaskEntry("mjx_qflex.tasks.h1", "H1BalanceConfig", "H1Balance"),
     "h1_run": TaskEntry("mjx_qflex.tasks.h1", "H1RunConfig", "H1Run"),
     "ms_human_walk": TaskEntry("mjx_qflex.tasks.ms_human", "MsHumanWalkConfig", "MsHumanWalk"),
-    "ostrich_run": TaskEntry("mjx_qflex.tasks.ostrich_run", "OstrichRunConfig", "OstrichRun"),
-    "smpl_jump": TaskEntry("mjx_qflex.tasks.smpl_jump", "SmplJumpConfig", "SmplJump"),
     "myo_hand_pen_twirl": TaskEntry(
         "mjx_qflex.tasks.myo_hand_pen_twirl", "MyoHandPenTwirlConfig", "MyoHandPenTwirl"
     ),
     "myo_leg_walk": TaskEntry("mjx_qflex.tasks.myo_leg_walk", "MyoLegWalkConfig", "MyoLegWalk"),
+    "ostrich_run": TaskEntry("mjx_qflex.tasks.ostrich_run", "OstrichRunConfig", "OstrichRun"),
+    "smpl_jump": TaskEntry("mjx_qflex.tasks.smpl_jump", "SmplJumpConfig", "SmplJump"),
 }
 
 
