@@ -30,6 +30,7 @@ PAPER_SIZES = {
     "h1_balance": PAPER_SMALL._replace(num_envs=70),
     "h1_run": PAPER_SMALL._replace(num_envs=70, total_steps=5_000_000),
     "ms_human_walk": PAPER_LARGE,
+    "myo_hand_pen_twirl": PAPER_SMALL._replace(total_steps=5_000_000),
     "ostrich_run": PAPER_SMALL._replace(total_steps=10_000_000),
     "smpl_jump": PAPER_SMALL._replace(total_steps=5_000_000),
 }
@@ -44,6 +45,8 @@ SIZES: dict[str, dict[str, Sizes]] = {
         "h1_balance":    Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000,  4, 16),
         "h1_run":        Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000,  4, 16),
         "ms_human_walk": Sizes(   32,  128,  3,  8_000,    30_000, 128,  10,     60_000,  4),
+        "myo_hand_pen_twirl": Sizes(64, 256, 4,  5_000,   100_000, 128,  50,    150_000,  4),
+        "myo_leg_walk":  Sizes(   32,  128,  3,  5_000,    60_000, 128,  50,     60_000,  3),
         "ostrich_run":   Sizes(   64,  256,  2,  5_000,    60_000, 128,  10,    100_000,  4, 16),
         "smpl_jump":     Sizes(   64,  256,  2,  5_000,    60_000, 128,  10,    100_000,  4, 32),
     },
@@ -71,6 +74,15 @@ QUIET_QFLEX = (
     "algo.ascent_step_size=1.0",
 )
 
+# Minutes on two cores are few updates: besides, fast critics, a short horizon, and evaluation
+# without noise.
+MINUTES_QFLEX = (
+    *QUIET_QFLEX,
+    "algo.learning_rate=1e-3",
+    "algo.gamma=0.95",
+    "algo.eval_noise=mean",
+)
+
 # What a preset sets on a task with an algorithm ("*": on any), in the form of --set.
 SETTINGS: dict[tuple[str, str, str], tuple[str, ...]] = {
     ("cpu", "*", "crossq"): ("algo.critic_width=256",),  # the paper's 2,048 is for accelerators,
@@ -80,14 +92,12 @@ SETTINGS: dict[tuple[str, str, str], tuple[str, ...]] = {
     ("gpu", "ms_human_walk", "*"): AT_REST,
     ("code", "ms_human_walk", "*"): ("task.reward_set=code",),
     ("gpu", "ms_human_walk", "qflex"): QUIET_QFLEX,
-    # Ten minutes on two cores are few updates: besides, fast critics, a short horizon, and
-    # evaluation without noise.
-    ("cpu", "ms_human_walk", "qflex"): (
-        *QUIET_QFLEX,
-        "algo.learning_rate=1e-3",
-        "algo.gamma=0.95",
-        "algo.eval_noise=mean",
-    ),
+    ("cpu", "ms_human_walk", "qflex"): MINUTES_QFLEX,
+    # Their action 0 is near rest as it is, and their rewards are smaller.
+    ("cpu", "myo_hand_pen_twirl", "*"): ("loop.prefill_actions=policy",),
+    ("cpu", "myo_hand_pen_twirl", "qflex"): MINUTES_QFLEX,
+    ("cpu", "myo_leg_walk", "*"): ("loop.prefill_actions=policy",),
+    ("cpu", "myo_leg_walk", "qflex"): (*MINUTES_QFLEX, "algo.reward_scale=0.05"),
 }
 
 # The sets of algorithm options that a preset takes, the first that the algorithm has; else its
