@@ -25,6 +25,7 @@ TASKS: dict[str, TaskEntry] = {
     "chain_reach": TaskEntry("mjx_qflex.tasks.chain_reach", "ChainReachConfig", "ChainReach"),
     "h1_balance": TaskEntry("mjx_qflex.tasks.h1", "H1BalanceConfig", "H1Balance"),
     "h1_run": TaskEntry("mjx_qflex.tasks.h1", "H1RunConfig", "H1Run"),
+    "ms_human_dance": TaskEntry("mjx_qflex.tasks.ms_human", "MsHumanDanceConfig", "MsHumanDance"),
     "ms_human_run": TaskEntry("mjx_qflex.tasks.ms_human", "MsHumanRunConfig", "MsHumanRun"),
     "ms_human_walk": TaskEntry("mjx_qflex.tasks.ms_human", "MsHumanWalkConfig", "MsHumanWalk"),
     "myo_hand_pen_twirl": TaskEntry(
