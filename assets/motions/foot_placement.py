@@ -6,7 +6,6 @@ possible until each point of the sole that bears rests where it touched down, no
 below the floor, and the centre of mass is where it has to be.
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ import mujoco
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from mjx_qflex.motions import FREE_SUFFIXES, anatomy
+from mjx_qflex.motions import anatomy, write_columns
 from mjx_qflex.motions.kinematics import Points, Skeleton
 from mjx_qflex.porting import recipe
 
@@ -241,18 +240,11 @@ def write(
     path: Path, body: Skeleton, qpos: np.ndarray, last: np.ndarray, period: float, head: str
 ) -> None:
     """Writes one period `qpos [T, nq]` and the row `last [nq]` that ends it, a `head` above it."""
-    places = [(f"root{suffix}", place) for place, suffix in enumerate(FREE_SUFFIXES)] + [
-        (name, body.qpos_place(name))
-        for name in body.joint_names[1:]
-        if not anatomy.of(BODY).is_finger(name)
-    ]
-    with path.open("w", newline="") as file:
-        file.writelines(f"# {line}\n" for line in head.splitlines())
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["time", *(name for name, _ in places)])
-        for index, row in enumerate([*qpos, last]):
-            values = (f"{row[place]:.6f}" for _, place in places)
-            writer.writerow([f"{index * period / len(qpos):.4f}", *values])
+    rows = np.concatenate([qpos, last[None]])
+    fingers = anatomy.of(BODY).is_finger
+    columns = {name: rows[:, i] for name, i in body.columns().items() if not fingers(name)}
+    time = np.arange(len(rows)) * period / len(qpos)
+    write_columns(path, {"time": time} | columns, head)
 
 
 def through(phase: np.ndarray, keys: dict[float, float]) -> np.ndarray:

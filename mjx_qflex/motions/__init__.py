@@ -12,6 +12,7 @@ from mjx_qflex.motions.reference import (
     landmarks,
     load,
     read_columns,
+    write_columns,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "names",
     "of_body",
     "read_columns",
+    "write_columns",
 ]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
+from mjx_qflex.motions.reference import FREE_SUFFIXES
 from mjx_qflex.porting import tree as trees
 
 
@@ -18,9 +19,12 @@ class Points(NamedTuple):
 
 
 class Skeleton:
-    """A source model whose coupled joints follow; `q [nq]` and `dq [nv]` as in `PortedBody`."""
+    """A source model whose coupled joints follow; `q [nq]` and `dq [nv]` as in `PortedBody`.
 
-    def __init__(self, model: mujoco.MjModel):
+    Limits of the scalar joints `root`, which place the whole body, are ignored.
+    """
+
+    def __init__(self, model: mujoco.MjModel, root: Sequence[str] = ()):
         self.model = model
         self.tree = trees.build(model)
         self.free = self.tree.num_free
@@ -32,7 +36,12 @@ class Skeleton:
         self.joint_names = self.tree.joint_names
         ranges = [model.joint(name) for name in self.joint_names[self.free :]]
         self.low, self.high = (
-            np.array([j.range[side] if model.jnt_limited[j.id] else endless for j in ranges])
+            np.array(
+                [
+                    j.range[side] if model.jnt_limited[j.id] and j.name not in root else endless
+                    for j in ranges
+                ]
+            )
             for side, endless in ((0, -np.inf), (1, np.inf))
         )  # [nq - 7 free] of the scalar joints
 
@@ -48,6 +57,11 @@ class Skeleton:
         """Place in `q` of a joint, of a free one that of its first number."""
         i = self.joint_names.index(joint)
         return 7 * i if i < self.free else 6 * self.free + i
+
+    def columns(self) -> dict[str, int]:
+        """The columns of a motion file in the order of `q`, with their places in it."""
+        names = [name + s for name in self.joint_names[: self.free] for s in FREE_SUFFIXES]
+        return {name: i for i, name in enumerate([*names, *self.joint_names[self.free :]])}
 
     def move(self, q: np.ndarray) -> mujoco.MjData:
         """MuJoCo's data with the kinematics of `q [nq]`, couplings satisfied."""

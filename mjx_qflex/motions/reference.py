@@ -182,6 +182,16 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
     return dict(zip(names, table.T, strict=True))
 
 
+def write_columns(path: Path, columns: dict[str, np.ndarray], head: str) -> None:
+    """Writes a motion file; the lines of `head` tell where the numbers come from."""
+    with path.open("w", newline="") as file:
+        file.writelines(f"# {line}\n" for line in head.splitlines())
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for time, *row in zip(*columns.values(), strict=True):
+            writer.writerow([f"{time:.4f}", *(f"{value:.6f}" for value in row)])
+
+
 def periodic_spline(rows: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
     """Periodic cubic spline through `rows [T, n]`, `factor` times as dense.
 

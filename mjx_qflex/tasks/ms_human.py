@@ -135,7 +135,7 @@ class Target(NamedTuple):
 
     qpos: jax.Array  # [nq], quaternions signed as the state's
     qvel: jax.Array  # [nv]
-    xpos: jax.Array | None  # [6, 3] of the key bodies, where a term asks for them
+    xpos: jax.Array  # [6, 3] of the key bodies; empty where no term asks for them
 
 
 class MsHumanWalk(Env):
@@ -243,7 +243,7 @@ class MsHumanWalk(Env):
         return Target(
             qpos=self.reference.nearest(time, qpos),
             qvel=self.reference.qvel(time),
-            xpos=None if landmarks is None else landmarks.positions(time),
+            xpos=jnp.zeros((0, 3)) if landmarks is None else landmarks.positions(time),
         )
 
     def reward_terms(
@@ -261,7 +261,7 @@ class MsHumanWalk(Env):
             "qvel": lambda: -self._qvel_error(physics.qvel, target.qvel),
             "actuation": lambda: -self._effort(physics, muscles),
             "velocity": lambda: -self._speed_error(kinematics.com_velocity),
-            "xpos": lambda: -jnp.sum((kinematics.xpos[self._key_bodies] - target.xpos) ** 2),
+            "xpos": lambda: -jnp.sum((target.xpos - kinematics.xpos[self._key_bodies]) ** 2),
             "healthy": lambda: healthy.astype(jnp.float32),
         }
         return {name: getattr(weight, name) * makers[name]() for name in weight.terms()}

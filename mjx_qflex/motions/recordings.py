@@ -1,0 +1,249 @@
+"""Recorded motions as joint centres in space: BVH, and Acclaim's ASF skeleton with AMC frames.
+
+Both formats put y up and name joints as they like; a `Recording` has z up and this library's names
+(`hip_r`, `knee_r`, ..., see `anatomy`). Lengths stay in the file's unit, since retargeting takes
+directions only. Written from the formats' descriptions (Biovision; Acclaim "ASF/AMC", as on the
+pages of the CMU Motion Capture Database); bvhio, the one maintained reader of BVH on the package
+index, pins releases of its dependencies and does not read Acclaim's files.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from mjx_qflex.errors import UserError
+
+CENTRES = ("hip", "knee", "ankle", "toe", "shoulder", "elbow", "wrist")
+AMC_RATE = 120.0  # frames/s; the file does not say, CMU records at this
+# What files call the joint centres of one side, without its mark: BVH joints lie at their centre,
+# ASF bones end there.
+_BVH_NAMES = {
+    "hip": ("upleg", "hip", "thigh", "upperleg"),
+    "knee": ("leg", "knee", "shin", "lowleg", "lowerleg", "calf"),
+    "ankle": ("ankle", "foot"),
+    "toe": ("toebase", "toe", "toes", "ball", "foot"),
+    "shoulder": ("arm", "uparm", "upperarm", "shoulder"),
+    "elbow": ("forearm", "elbow", "lowarm", "lowerarm"),
+    "wrist": ("hand", "wrist"),
+}
+_ASF_NAMES = {
+    "hip": ("hipjoint",),
+    "knee": ("femur",),
+    "ankle": ("tibia",),
+    "toe": ("foot",),
+    "shoulder": ("clavicle",),
+    "elbow": ("humerus",),
+    "wrist": ("radius",),
+}
+_Y_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+
+
+class Recording(NamedTuple):
+    """Joint centres over time, z up."""
+
+    centres: dict[str, np.ndarray]  # by name, `[T, 3]` in the file's unit of length
+    rate: float  # frames/s
+
+
+class _Bone(NamedTuple):
+    """A rigid part: where it is attached, how it turns, and where its named centre lies."""
+
+    name: str
+    parent: int  # -1: none
+    offset: np.ndarray  # [3] of its joint, in the parent's frame, unless channels place it
+    end: np.ndarray  # [3] of its named centre, in its own frame
+    frame: Rotation  # in which its rotations are given
+    channels: tuple[str, ...]  # "Xposition", "Zrotation", ... in the order of the product
+
+
+def read(path: Path, rate: float | None = None) -> Recording:
+    """Reads a `.bvh` file, or an `.amc` file with its `.asf` skeleton beside it.
+
+    `rate` overrides the frames/s of the file (`.amc` files do not say theirs: 120).
+
+    Raises:
+      UserError: no such file or skeleton, not that format, or a joint centre is missing.
+    """
+    if not path.is_file():
+        raise UserError(f"no motion file {path}; name an existing .csv, .amc or .bvh file")
+    try:
+        if path.suffix.lower() == ".bvh":
+            bones, frames, own_rate = _read_bvh(path.read_text())
+            names = _BVH_NAMES
+        else:
+            bones, unit = _read_asf(_skeleton_of(path).read_text())
+            frames, own_rate = _read_amc(path.read_text(), bones, unit), AMC_RATE
+            names = _ASF_NAMES
+    except (ValueError, IndexError, KeyError, StopIteration) as error:
+        raise UserError(
+            f"{path.name} is not a motion of its format ({error!r}); export it anew"
+        ) from None
+    positions = _positions(bones, frames) @ _Y_UP.T
+    found = _centres(path, [bone.name for bone in bones], names)
+    return Recording({name: positions[:, i] for name, i in found.items()}, rate or own_rate)
+
+
+def _skeleton_of(path: Path) -> Path:
+    """`16_35.amc` is of `16_35.asf`, or of subject 16's `16.asf`, or of the only skeleton there."""
+    candidates = [path.with_suffix(".asf"), path.with_name(f"{path.stem.split('_')[0]}.asf")]
+    others = sorted(path.parent.glob("*.asf"))
+    for candidate in candidates + (others if len(others) == 1 else []):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{path.name} needs its skeleton; put {candidates[1].name} beside it")
+
+
+def _centres(path: Path, bones: Sequence[str], names: dict[str, tuple[str, ...]]) -> dict[str, int]:
+    plain = [re.sub(r"[^a-z0-9]", "", name.lower().rpartition(":")[2]) for name in bones]
+    found = {}
+    for centre in CENTRES:
+        for side, marks in (("r", ("right", "r")), ("l", ("left", "l"))):
+            known = [mark + word for word in names[centre] for mark in marks]
+            known += [word + mark for word in names[centre] for mark in marks]
+            places = [plain.index(name) for name in known if name in plain]
+            index = next((place for place in places if place not in found.values()), None)
+            if index is None:
+                raise UserError(
+                    f"{path.name} has no {centre}_{side}; rename its joint {known[0]!r} "
+                    f"(it has {', '.join(bones[:40])})"
+                )
+            found[f"{centre}_{side}"] = index
+    return found
+
+
+def _positions(bones: Sequence[_Bone], frames: dict[str, np.ndarray]) -> np.ndarray:
+    """World positions `[T, bones, 3]` of the bones' centres; `frames` has `[T, channels]` each."""
+    turns: list[Rotation] = []
+    joints: list[np.ndarray] = []
+    ends = []
+    for bone in bones:
+        values = frames[bone.name]
+        local, shift = Rotation.identity(len(values)), np.tile(bone.offset, (len(values), 1))
+        for channel, column in zip(bone.channels, values.T, strict=True):
+            axis = "xyz".index(channel[0].lower())
+            if channel.lower().endswith("position"):
+                shift[:, axis] = column
+            else:
+                local = local * Rotation.from_rotvec(column[:, None] * np.eye(3)[axis])
+        local = bone.frame * local * bone.frame.inv()
+        if bone.parent < 0:
+            turns.append(local)
+            joints.append(shift)
+        else:
+            above = turns[bone.parent]
+            joints.append(joints[bone.parent] + above.apply(shift))
+            turns.append(above * local)
+        ends.append(joints[-1] + turns[-1].apply(bone.end))
+    return np.stack(ends, axis=1)
+
+
+def _read_bvh(text: str) -> tuple[list[_Bone], dict[str, np.ndarray], float]:
+    head, _, motion = text.partition("MOTION")
+    words = iter(head.split())
+    bones: list[_Bone] = []
+    open_bones: list[int] = []
+    for word in words:
+        if word in ("ROOT", "JOINT"):
+            name = next(words)
+            _expect(words, "{")
+            _expect(words, "OFFSET")
+            offset = np.array([float(next(words)) for _ in range(3)])
+            _expect(words, "CHANNELS")
+            channels = tuple(next(words) for _ in range(int(next(words))))
+            parent = open_bones[-1] if open_bones else -1
+            open_bones.append(len(bones))
+            bones.append(_Bone(name, parent, offset, np.zeros(3), Rotation.identity(), channels))
+        elif word == "End":
+            while next(words) != "}":
+                pass
+        elif word == "}":
+            open_bones.pop()
+    lines = motion.strip().splitlines()
+    count, step = int(lines[0].split()[-1]), float(lines[1].split()[-1])
+    table = np.array(" ".join(lines[2:]).split(), float).reshape(count, -1)
+    edges = np.cumsum([0, *(len(bone.channels) for bone in bones)])
+    if edges[-1] != table.shape[1] or not bones:
+        raise ValueError(f"{table.shape[1]} numbers a frame for {edges[-1]} channels")
+    frames = {}
+    for bone, first, last in zip(bones, edges, edges[1:], strict=False):
+        turns = [channel.lower().endswith("rotation") for channel in bone.channels]
+        frames[bone.name] = np.where(turns, np.deg2rad(table[:, first:last]), table[:, first:last])
+    return bones, frames, 1.0 / step
+
+
+def _expect(words: Iterator[str], word: str) -> None:
+    found = next(words)
+    if found != word:
+        raise ValueError(f"{found!r} where {word!r} belongs")
+
+
+def _read_asf(text: str) -> tuple[list[_Bone], float]:
+    """Bones, parents first, the root called "root"; and the radians in a unit of angle."""
+    sections = {
+        part.split(None, 1)[0]: part.split("\n", 1)[1] if "\n" in part else ""
+        for part in re.sub(r"#.*", "", text).split("\n:")
+        if part.strip()
+    }
+    unit = 1.0 if re.search(r"angle\s+rad", sections.get("units", "")) else np.pi / 180.0
+    root = dict(line.split(None, 1) for line in sections["root"].strip().splitlines())
+    order = tuple(_channel(word) for word in root["order"].split())
+    turns = [c for c in order if c.endswith("rotation")][::-1]
+    places = [c for c in order if c.endswith("position")]
+    orientation = np.array(root.get("orientation", "0 0 0").split(), float)
+    frame = _euler(root.get("axis", "XYZ").strip(), orientation * unit)
+    zero = np.zeros(3)
+    bones = [_Bone("root", -1, zero, zero, frame, (*places, *turns))]
+    described = {}
+    for block in re.findall(r"begin\b(.*?)\bend\b", sections["bonedata"], re.DOTALL):
+        lines = [line.split() for line in block.strip().splitlines() if line.strip()]
+        described |= {line[1]: lines for line in lines if line[0] == "name"}
+    children: dict[str, list[str]] = {}
+    for line in sections["hierarchy"].splitlines():
+        words = line.split()
+        if words and words[0] not in ("begin", "end"):
+            children[words[0]] = words[1:]
+    queue = [(child, 0) for child in children["root"]]
+    for name, parent in queue:
+        fields = {line[0]: line[1:] for line in described[name]}
+        end = np.array(fields["direction"], float) * float(fields["length"][0])
+        *angles, axes = fields["axis"]
+        channels = tuple(_channel(word) for word in fields.get("dof", ()))[::-1]
+        frame = _euler(axes, np.array(angles, float) * unit)
+        bones.append(_Bone(name, parent, bones[parent].end, end, frame, channels))
+        queue += [(child, len(bones) - 1) for child in children.get(name, ())]
+    return bones, unit
+
+
+def _channel(word: str) -> str:
+    """`rx` or `TX` as BVH would call it."""
+    return word[1].upper() + {"r": "rotation", "t": "position"}[word[0].lower()]
+
+
+def _euler(axes: str, angles: np.ndarray) -> Rotation:
+    """Turns about fixed axes, the first one first."""
+    return Rotation.from_euler(axes.lower(), angles)
+
+
+def _read_amc(text: str, bones: Sequence[_Bone], unit: float) -> dict[str, np.ndarray]:
+    rows: dict[str, list[list[float]]] = {bone.name: [] for bone in bones}
+    count = 0
+    for line in text.splitlines():
+        name, *values = line.split() or ["#"]
+        if name.isdigit():
+            count += 1
+        elif name in rows and count:
+            rows[name].append([float(value) for value in values])
+    frames = {}
+    for bone in bones:
+        given = np.array(rows[bone.name] or np.zeros((count, 0)))
+        if given.shape != (count, len(bone.channels)) or not count:
+            raise ValueError(f"{bone.name} has {given.shape} numbers in {count} frames")
+        places = [channel.endswith("position") for channel in bone.channels]
+        # The file gives positions, then turns in the order of `dof`, last channel first.
+        shifts, turns = given[:, : sum(places)], given[:, sum(places) :][:, ::-1]
+        frames[bone.name] = np.concatenate([shifts, turns * unit], axis=1)
+    return frames
