@@ -1,7 +1,7 @@
 """Bends a first guess of a motion until its feet stand on the floor; shared by the make_ scripts.
 
 Angles measured on other people, or drawn by hand, do not put this body's feet on the floor. So a
-Gauss-Newton search over smooth corrections bends leg angles and the pelvis' path as little as
+least-squares search over smooth corrections bends leg angles and the pelvis' path as little as
 possible until each point of the sole that bears rests where it touched down, no part of a foot is
 below the floor, and the centre of mass is where it has to be.
 """
@@ -51,10 +51,11 @@ class Column(NamedTuple):
 
 
 class Contact(NamedTuple):
-    """A point of a sole that rests wherever the search puts it, whenever it is down."""
+    """A point of a sole that rests at `place`, or wherever the search puts it, when it is down."""
 
     point: int
     down: np.ndarray  # [T] bool
+    place: np.ndarray | None = None  # [2] m
 
 
 class Task(NamedTuple):
@@ -83,7 +84,7 @@ def window(phase: np.ndarray, span: tuple[float, float]) -> np.ndarray:
 
 
 class Search:
-    """Gauss-Newton over the coefficients of all columns, and where each contact rests."""
+    """Least squares over the coefficients of all columns, and where each contact rests."""
 
     def __init__(self, body: Skeleton, guess: np.ndarray, task: Task):
         self.body, self.guess, self.task = body, guess, task
@@ -95,25 +96,36 @@ class Search:
         )
         self.x = np.zeros(len(self.ridge))
 
-    def run(self, iterations: int = 25) -> np.ndarray:
-        """Returns the bent motion `[T, nq]`."""
+    def run(self, iterations: int = 60) -> np.ndarray:
+        """Returns the bent motion `[T, nq]`: Levenberg and Marquardt's way of taking the steps."""
         self._rest_where_the_guess_is_down()
+        damping, best = 1e-4, self._normal_equations()
         for iteration in range(iterations):
-            matrix, vector = np.diag(self.ridge), self.ridge * self.x
-            cost, moved = 0.0, self.bent()
-            for t in range(len(moved)):
-                slope, miss = self._rows(t, moved[t])
-                matrix += slope.T @ slope
-                vector += slope.T @ miss
-                cost += miss @ miss
-            step = np.linalg.solve(matrix, vector)
-            self.x = self.x - step
-            size = np.linalg.norm(step)
-            if iteration % 6 == 0 or size < 1e-4:
-                print(f"iteration {iteration}: cost {cost:.4f}, step {size:.1e}", flush=True)
-            if size < 1e-4:
-                break
+            cost, matrix, vector = best
+            before = self.x
+            damped = matrix + damping * np.diag(np.diag(matrix))
+            self.x = before - np.linalg.solve(damped, vector)
+            found = self._normal_equations()
+            if iteration % 6 == 0:
+                print(f"iteration {iteration}: cost {cost:.4f} to {found[0]:.4f}", flush=True)
+            if found[0] > cost:
+                self.x, damping = before, 10.0 * damping
+            else:
+                best, damping = found, max(0.2 * damping, 1e-7)
+                if cost - found[0] < 1e-6 * cost:
+                    break
         return self.bent()
+
+    def _normal_equations(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """Cost, its second derivatives (Gauss and Newton's) and half its first ones."""
+        matrix, vector = np.diag(self.ridge), self.ridge * self.x
+        cost, moved = float(self.x @ vector), self.bent()
+        for t in range(len(moved)):
+            slope, miss = self._rows(t, moved[t])
+            matrix += slope.T @ slope
+            vector += slope.T @ miss
+            cost += float(miss @ miss)
+        return cost, matrix, vector
 
     def bent(self) -> np.ndarray:
         moved = self.guess.copy()
@@ -142,8 +154,9 @@ class Search:
         for anchor, contact in zip(self.anchors, task.contacts, strict=True):
             if contact.down[t]:
                 at, miss = slope[contact.point].copy(), value[contact.point].copy()
-                at[[0, 1], anchor] -= 1.0
-                miss[:2] -= self.x[anchor]
+                if contact.place is None:
+                    at[[0, 1], anchor] -= 1.0
+                miss[:2] -= self.x[anchor] if contact.place is None else contact.place
                 rows.append(weight[:, None] * at)
                 misses.append(weight * miss)
         below = np.minimum(value[:, 2] - task.floor[t], 0.0)

@@ -1,6 +1,6 @@
 """Make `human_dance.csv`, the reference of `ms_human_dance`, for myo_sim's MyoFullBody.
 
-    python assets/motions/make_dance.py        (a minute)
+    python assets/motions/make_dance.py        (two minutes)
 
 SYNTHETIC, drawn by hand. Within six seconds, and all on the right foot: the left leg unfolds to the
 side for a balance of a second, both feet stand for a plie, and with the left foot drawn up to the
@@ -99,9 +99,7 @@ def drawn(time: np.ndarray, keys: Mapping[float, float]) -> np.ndarray:
 def start(body: Skeleton, time: np.ndarray) -> np.ndarray:
     """First guess `[T, nq]` in the turning frame: the pivot at the origin, facing -y."""
     qpos = np.tile(body.home, (len(time), 1))
-    body.move(body.home)
-    ball = body.positions(feet.soles(body, "r"))[list(feet.BALL), :2]
-    qpos[:, :2] -= ball.mean(axis=0)
+    qpos[:, :2] -= ball(body)
     for side, curves in (("r", RIGHT_LEG | RIGHT_ARM), ("l", LEFT_LEG | LEFT_ARM)):
         for name, keys in (curves | FOREARM).items():
             qpos[:, body.qpos_place(f"{name}_{side}")] = np.deg2rad(drawn(time, keys))
@@ -115,6 +113,12 @@ def start(body: Skeleton, time: np.ndarray) -> np.ndarray:
     return qpos
 
 
+def ball(body: Skeleton) -> np.ndarray:
+    """Where the ball of the right foot is `[2]` when the body stands at home."""
+    body.move(body.home)
+    return body.positions(feet.soles(body, "r"))[list(feet.BALL), :2].mean(axis=0)
+
+
 def placement(body: Skeleton, time: np.ndarray) -> feet.Task:
     """The right foot stands, the left one at times; the centre of mass is above what stands."""
     points = feet.soles(body, SIDES)
@@ -124,10 +128,13 @@ def placement(body: Skeleton, time: np.ndarray) -> feet.Task:
         np.any([down(time, first + late, last - late) for first, last in BOTH_FEET], axis=0)
         for late in (0.0, HEEL_LATER)
     )
-    contacts = [feet.Contact(point, ~turning) for point in feet.HEELS]
-    contacts += [feet.Contact(point, time >= 0.0) for point in feet.BALL + feet.TIPS]
+    pivot = ball(body)
+    places = body.positions(points)[:, :2] - pivot
+    contacts = [feet.Contact(point, ~turning, places[point]) for point in feet.HEELS]
+    forefoot_ends = feet.BALL + feet.TIPS
+    contacts += [feet.Contact(point, time >= 0.0, places[point]) for point in forefoot_ends]
     contacts += [feet.Contact(left + point, heel) for point in feet.HEELS]
-    contacts += [feet.Contact(left + point, forefoot) for point in feet.BALL + feet.TIPS]
+    contacts += [feet.Contact(left + point, forefoot) for point in forefoot_ends]
     floor = np.zeros((len(time), len(points.body)))
     raised = np.clip(np.minimum(time - TURN[0], TURN[1] - time) / 0.25, 0.0, 1.0)
     floor[:, list(feet.HEELS)] = RAISED_HEEL * raised[:, None]

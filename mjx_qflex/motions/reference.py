@@ -73,7 +73,7 @@ class Landmarks:
     def positions(self, time: jax.Array) -> jax.Array:
         """Positions `[P, 3]` at `time` (s)."""
         cycles = time / self.period
-        return interpolate(self.table, cycles) + self.drift * cycles
+        return interpolate(self.table, cycles) + (self.drift * cycles)[None]
 
 
 def interpolate(table: jax.Array, cycles: jax.Array) -> jax.Array:
