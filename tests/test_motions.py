@@ -295,3 +295,20 @@ def test_half_a_period_is_refused(tmp_path, joints):
     short.write_text("".join(lines[:60]))
     with pytest.raises(UserError, match="one period"):
         motions.load(short, joints)
+
+
+def test_uneven_steps_are_refused(tmp_path, joints, columns):
+    late = tmp_path / "late.csv"
+    time = columns["time"].copy()
+    time[50:] += 0.5
+    motions.write_columns(late, columns | {"time": time}, "late")
+    with pytest.raises(UserError, match="even steps"):
+        motions.load(late, joints)
+
+
+def test_written_columns_are_read_back(tmp_path, columns):
+    path = tmp_path / "same.csv"
+    motions.write_columns(path, columns, "where it comes from\nand how")
+    assert path.read_text().startswith("# where it comes from\n# and how\ntime,")
+    for name, values in motions.read_columns(path).items():
+        np.testing.assert_allclose(values, columns[name], atol=1e-6)

@@ -58,6 +58,20 @@ class Skeleton:
         i = self.joint_names.index(joint)
         return 7 * i if i < self.free else 6 * self.free + i
 
+    def joints_between(self, base: str, end: str) -> np.ndarray:
+        """Which scalar joints `[nq - 7 free]` move the body `end`, but not the body `base`."""
+
+        def chain(body: str) -> set[int]:
+            above, found = self.model.body(body).id, set()
+            while above:
+                found.add(above)
+                above = self.model.body_parentid[above]
+            return found
+
+        own = chain(end) - chain(base)
+        joints = [self.model.joint(name) for name in self.joint_names[self.free :]]
+        return np.array([joint.bodyid[0] in own for joint in joints])
+
     def columns(self) -> dict[str, int]:
         """The columns of a motion file in the order of `q`, with their places in it."""
         names = [name + s for name in self.joint_names[: self.free] for s in FREE_SUFFIXES]

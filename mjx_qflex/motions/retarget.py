@@ -24,6 +24,9 @@ BLEND = 0.25  # of the period, before its end, in which it is led back to its st
 FLOOR_WEIGHT = 40.0  # of a sole's depth below the floor, against 1 of a joint centre's distance
 STAY = 0.03  # m/rad; holds what the recording does not tell near the frame before
 HOME = 0.005  # m/rad; and lets it drift to the neutral pose
+# m/rad; hips and shoulders do not tell how far the pelvis tilts and how far the spine bends against
+# it, so a straight spine decides.
+SPINE = 0.1
 ITERATIONS = 60  # of the first frame; the others follow it closely
 MIN_FRAMES = 10
 MARGIN = 1e-3  # rad or m, within which a joint is at its limit
@@ -80,7 +83,8 @@ def retarget(
     points = body.origins(list(names.centre_bodies().values()))
     floor = body.capsule_ends(soles)
     targets[..., 2] += _floor_offset(body, targets, points, floor)
-    qpos = follow(body, targets, points, floor)
+    spine = body.joints_between(names.pelvis, names.chest)
+    qpos = follow(body, targets, points, floor, np.where(spine, SPINE, HOME))
     qpos = smooth_period(body, qpos, _travel(body, qpos, drift, names))
     loss = _loss(body, list(names.centre_bodies()), qpos, targets, points, floor)
     loss = loss._replace(closing=float(np.linalg.norm(gap, axis=-1).max()), scale=scale)
@@ -186,14 +190,19 @@ def _floor_offset(body: Skeleton, targets: np.ndarray, points: Points, floor: Po
     return float(-np.percentile((targets[:, feet, 2] - stand).min(axis=1), 5))
 
 
-def follow(body: Skeleton, targets: np.ndarray, points: Points, floor: Points) -> np.ndarray:
-    """Poses `[T, nq]` whose `points` are at `targets [T, P, 3]` as nearly as they can be."""
+def follow(
+    body: Skeleton, targets: np.ndarray, points: Points, floor: Points, home: np.ndarray
+) -> np.ndarray:
+    """Poses `[T, nq]` whose `points` are at `targets [T, P, 3]` as nearly as they can be.
+
+    `home` (m/rad) pulls each scalar joint to its neutral position.
+    """
     q = body.home.copy()
     poses = np.zeros((len(targets), body.nq))
     for t, target in enumerate(targets):
         start = q
         for _ in range(ITERATIONS if t == 0 else 8):
-            step = _step(body, q, start if t else q, target, points, floor)
+            step = _step(body, q, start if t else q, target, points, floor, home)
             q = _within(body, body.integrate(q, step))
             if np.abs(step).max() < 1e-5:
                 break
@@ -203,7 +212,7 @@ def follow(body: Skeleton, targets: np.ndarray, points: Points, floor: Points) -
 
 def _step(
     body: Skeleton, q: np.ndarray, near: np.ndarray, target: np.ndarray, points: Points,
-    floor: Points,
+    floor: Points, home: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
     """A Gauss-Newton step `[nv]`; joints that would leave their range stay where they are."""
     body.move(q)
@@ -217,11 +226,11 @@ def _step(
         slope = np.concatenate([slope, FLOOR_WEIGHT * body.slopes(lifted)[:, 2]])
     scalars = slice(6 * body.free, None)
     ridge = np.full(body.nv, 1e-9)
-    ridge[scalars] += STAY**2 + HOME**2
+    ridge[scalars] += STAY**2 + home**2
     vector = slope.T @ miss
     here, past = q[7 * body.free :], near[7 * body.free :]
     vector[scalars] += STAY**2 * (past - here)
-    vector[scalars] += HOME**2 * (body.home[7 * body.free :] - here)
+    vector[scalars] += home**2 * (body.home[7 * body.free :] - here)
     matrix = slope.T @ slope + np.diag(ridge)
     free = np.ones(body.nv, bool)
     for _ in range(4):  # joints join those held at a limit until none pushes on
