@@ -16,6 +16,7 @@ import numpy as np
 from mjx_qflex.training.mp4 import write_mp4
 
 HEIGHT, WIDTH = 480, 640
+FILL = 1.8  # camera distance over the body's size: leaves room for what its joints move
 FLOOR_RGBA = np.array([0.55, 0.58, 0.62, 1.0], np.float32)
 
 
@@ -38,17 +39,31 @@ def add_floor(scene: mujoco.MjvScene, x: float, y: float) -> None:
     scene.ngeom += 1
 
 
+def height_and_distance(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[float, float]:
+    """Height that the camera looks at and its distance, so that all that moves fills the picture.
+
+    Scenes come with rooms and pedestals: the model's own extent says little about the body.
+    """
+    mujoco.mj_kinematics(model, data)
+    moves = model.body_weldid != 0
+    moving = np.concatenate([data.xpos[moves], data.geom_xpos[moves[model.geom_bodyid]]])
+    low, high = moving.min(axis=0), moving.max(axis=0)
+    return 0.5 * (low[2] + high[2]), max(0.3, FILL * np.max(high - low))
+
+
 def render_frames(
     model: mujoco.MjModel, qpos: np.ndarray, rgba: np.ndarray, azimuth: float
 ) -> Iterator[np.ndarray]:
-    """Yields one image `[H, W, 3]` uint8 for each pose, the camera beside the body's centre."""
+    """Yields one image `[H, W, 3]` uint8 for each pose, the camera beside what moves."""
     prepare(model)
     has_floor = bool(np.any(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE))
     data = mujoco.MjData(model)
     camera = mujoco.MjvCamera()
     camera.azimuth, camera.elevation = azimuth, -8.0
-    camera.distance = 1.3 * model.stat.extent
-    camera.lookat[:] = model.stat.center
+    data.qpos[:] = qpos[0]
+    camera.lookat[2], camera.distance = height_and_distance(model, data)
+    moving_mass = model.body_mass * (model.body_weldid != 0)
+    moving_mass /= moving_mass.sum()
     centre = np.full(3, np.inf)
     with mujoco.Renderer(model, HEIGHT, WIDTH) as renderer:
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
@@ -59,7 +74,7 @@ def render_frames(
             mujoco.mj_comPos(model, data)
             mujoco.mj_camlight(model, data)
             mujoco.mj_tendon(model, data)
-            here = data.subtree_com[0]
+            here = moving_mass @ data.xipos
             # The camera glides: a jump of the body (the next episode) cuts.
             cut = np.linalg.norm(here - centre) > 0.5
             centre = here.copy() if cut else 0.8 * centre + 0.2 * here
