@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from conftest import absent_sources_skip
 
 from mjx_qflex import resources, tasks
-from mjx_qflex.errors import UserError
 from mjx_qflex.porting import parity, recipe
 from mjx_qflex.tasks.tolerance import tolerance
 
@@ -19,13 +19,9 @@ STATES = 24
 
 @functools.cache
 def make(name):
-    """The task, made once; skips the test where its model is in no package."""
-    try:
+    """The task, made once; skips the test where its source is absent."""
+    with absent_sources_skip():
         return tasks.make(name)
-    except UserError as error:
-        if resources.MODELS_VARIABLE in str(error):
-            pytest.skip(str(error))
-        raise
 
 
 def random_states(env, seed=0, height=0.3, tilt=0.6):
