@@ -45,7 +45,7 @@ SIZES: dict[str, dict[str, Sizes]] = {
         "h1_balance":    Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000,  4, 16),
         "h1_run":        Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000,  4, 16),
         "ms_human_walk": Sizes(   32,  128,  3,  8_000,    30_000, 128,  10,     60_000,  4),
-        "myo_hand_pen_twirl": Sizes(64, 256, 4,  5_000,   100_000, 128,  50,    150_000,  4),
+        "myo_hand_pen_twirl": Sizes(32, 128, 4,  5_000,   100_000, 128,  50,    100_000,  4),
         "myo_leg_walk":  Sizes(   32,  128,  3,  5_000,    60_000, 128,  50,     60_000,  3),
         "ostrich_run":   Sizes(   64,  256,  2,  5_000,    60_000, 128,  10,    100_000,  4, 16),
         "smpl_jump":     Sizes(   64,  256,  2,  5_000,    60_000, 128,  10,    100_000,  4, 32),
@@ -93,9 +93,16 @@ SETTINGS: dict[tuple[str, str, str], tuple[str, ...]] = {
     ("code", "ms_human_walk", "*"): ("task.reward_set=code",),
     ("gpu", "ms_human_walk", "qflex"): QUIET_QFLEX,
     ("cpu", "ms_human_walk", "qflex"): MINUTES_QFLEX,
-    # Their action 0 is near rest as it is, and their rewards are smaller.
+    # Their action 0 is near rest as it is.
     ("cpu", "myo_hand_pen_twirl", "*"): ("loop.prefill_actions=policy",),
-    ("cpu", "myo_hand_pen_twirl", "qflex"): MINUTES_QFLEX,
+    # An episode is 50 actions, and what pays is rare: smaller steps, a source that learns too.
+    ("cpu", "myo_hand_pen_twirl", "qflex"): (
+        *MINUTES_QFLEX,
+        "algo.learning_rate=3e-4",
+        "algo.source_learning_rate=1e-4",
+        "algo.reward_scale=0.05",
+        "algo.ascent_step_size=0.1",
+    ),
     ("cpu", "myo_leg_walk", "*"): ("loop.prefill_actions=policy",),
     ("cpu", "myo_leg_walk", "qflex"): (*MINUTES_QFLEX, "algo.reward_scale=0.05"),
 }
