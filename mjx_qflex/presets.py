@@ -29,6 +29,8 @@ PAPER_SIZES = {
     "*": PAPER_SMALL,
     "h1_balance": PAPER_SMALL._replace(num_envs=70),
     "h1_run": PAPER_SMALL._replace(num_envs=70, total_steps=5_000_000),
+    "ms_human_dance": PAPER_LARGE,
+    "ms_human_run": PAPER_LARGE,
     "ms_human_walk": PAPER_LARGE,
     "myo_hand_pen_twirl": PAPER_SMALL._replace(total_steps=5_000_000),
     "ostrich_run": PAPER_SMALL._replace(total_steps=10_000_000),
@@ -44,6 +46,8 @@ SIZES: dict[str, dict[str, Sizes]] = {
         "chain_reach":   Sizes(   64,  256,  2,  2_560,   200_000, 128, 100,    200_000, 10),
         "h1_balance":    Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000,  4, 16),
         "h1_run":        Sizes(   64,  256,  1,  5_000,   200_000, 128,  50,    300_000,  4, 16),
+        "ms_human_dance": Sizes(  32,  128,  3,  8_000,    30_000, 128,  10,     60_000,  4),
+        "ms_human_run":  Sizes(   32,  128,  3,  8_000,    30_000, 128,  10,     60_000,  4),
         "ms_human_walk": Sizes(   32,  128,  3,  8_000,    30_000, 128,  10,     60_000,  4),
         "myo_hand_pen_twirl": Sizes(32, 128, 4,  5_000,   100_000, 128,  50,    100_000,  4),
         "myo_leg_walk":  Sizes(   32,  128,  3,  5_000,    60_000, 128,  50,     60_000,  3),
@@ -53,6 +57,8 @@ SIZES: dict[str, dict[str, Sizes]] = {
     "gpu": {
         "*":             Sizes( 4096, 4096,  4, 100_000, 1_000_000, 256, 50, 50_000_000),
         "chain_reach":   Sizes( 4096, 4096,  4, 100_000, 1_000_000, 256, 100, 20_000_000),
+        "ms_human_dance": Sizes(4096, 4096,  4, 100_000,   500_000, 1024, 16, 50_000_000),
+        "ms_human_run":  Sizes( 4096, 4096,  4, 100_000,   500_000, 1024, 16, 50_000_000),
         "ms_human_walk": Sizes( 4096, 4096,  4, 100_000,   500_000, 1024, 16, 50_000_000),
     },
     "paper": PAPER_SIZES,
@@ -83,16 +89,18 @@ MINUTES_QFLEX = (
     "algo.eval_noise=mean",
 )
 
+# One body, so one set of settings; they were found on the walk (experiments/cpu_walk).
+HUMAN_TASKS = ("ms_human_dance", "ms_human_run", "ms_human_walk")
+
 # What a preset sets on a task with an algorithm ("*": on any), in the form of --set.
 SETTINGS: dict[tuple[str, str, str], tuple[str, ...]] = {
     ("cpu", "*", "crossq"): ("algo.critic_width=256",),  # the paper's 2,048 is for accelerators,
     ("cpu", "*", "dacer"): ("algo.entropy_states=32",),  # and so are so many samples
     ("cpu", "*", "sdac"): ("algo.particles=4", "algo.reverse_samples=16"),
-    ("cpu", "ms_human_walk", "*"): AT_REST,
-    ("gpu", "ms_human_walk", "*"): AT_REST,
     ("code", "ms_human_walk", "*"): ("task.reward_set=code",),
-    ("gpu", "ms_human_walk", "qflex"): QUIET_QFLEX,
-    ("cpu", "ms_human_walk", "qflex"): MINUTES_QFLEX,
+    **{(preset, task, "*"): AT_REST for preset in ("cpu", "gpu") for task in HUMAN_TASKS},
+    **{("gpu", task, "qflex"): QUIET_QFLEX for task in HUMAN_TASKS},
+    **{("cpu", task, "qflex"): MINUTES_QFLEX for task in HUMAN_TASKS},
     # Their action 0 is near rest as it is.
     ("cpu", "myo_hand_pen_twirl", "*"): ("loop.prefill_actions=policy",),
     # An episode is 50 actions, and what pays is rare: smaller steps, a source that learns too.

@@ -19,6 +19,7 @@ def make_parser() -> commands.FlagParser:
     )
     add = parser.add_argument
     add("--task", help="what to train on, for example ms_human_walk (no default)")
+    add("--body", help="on which body, of a task that has a choice (short for --set task.body=)")
     add("--algo", default="qflex", help="algorithm (default: qflex)")
     add("--preset", help="sizes and settings: cpu, gpu, paper or code (default: by the device)")
     add("--seed", type=whole_number_flag, default=0, help="of everything random (default: 0)")
@@ -80,7 +81,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
         flags.seed,
         flags.num_envs,
         flags.total_steps,
-        flags.set,
+        [*([f"task.body={flags.body}"] if flags.body else []), *flags.set],
     )
     chosen = "as asked" if flags.preset else "chosen for this device"
     say(f"device: {reporting.device_name()}; preset {resolved.preset} ({chosen})")
