@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from c_mujoco import source_data
 from scipy.spatial.transform import Rotation
-from test_tasks import WORLDS, compiled_step, make, source_data
+from task_protocol import WORLDS, compiled_step, make, start
 
 from mjx_qflex import motions, tasks
 from mjx_qflex.errors import UserError
@@ -39,20 +40,12 @@ def random_physics(env, offset, rng):
 
 
 @functools.cache
-def fresh(name):
-    """`WORLDS` states after a reset."""
-    env = make(name)
-    reset = jax.jit(jax.vmap(env.reset), compiler_options=env.compiler_options)
-    return reset(jax.random.split(jax.random.PRNGKey(0), WORLDS))
-
-
-@functools.cache
 def stepped(name):
     """States after one action from `GROUPS * WORLDS` random ones, and C MuJoCo's data of each.
 
     They fall on knots of the reference's tables, between which landmarks are interpolated.
     """
-    env, rng, first = make(name), np.random.default_rng(0), fresh(name)
+    env, rng, first = make(name), np.random.default_rng(0), start(name)
     knots = env.reference.qpos_table.shape[0] - 1
     found = []
     for _ in range(GROUPS):
@@ -195,7 +188,7 @@ def test_rotation_angles_invert_their_rotation():
 
 @pytest.mark.parametrize("name", [RUN, DANCE])
 def test_reset_is_on_the_reference(name):
-    env, state = make(name), fresh(name)
+    env, state = make(name), start(name)
     for world in range(WORLDS):
         physics, offset, _ = jax.tree.map(lambda x, w=world: x[w], state.pipeline_state)
         np.testing.assert_allclose(physics.qpos, env.reference.qpos(offset), atol=1e-6)
