@@ -37,12 +37,8 @@ def test_only_the_first_episode_counts(outcome):
     length = np.where(dies, 3, np.where(breaks, 2, 5))
     np.testing.assert_array_equal(result.length, length)
     paid = np.where(breaks, 1, length)
-    np.testing.assert_allclose(
-        result.return_, 0.5 * paid + 0.1 * paid * (paid - 1) / 2, rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        result.metrics["reward/toy"] * length, result.return_, rtol=1e-5
-    )
+    np.testing.assert_allclose(result.return_, 0.5 * paid + 0.1 * paid * (paid - 1) / 2, rtol=1e-5)
+    np.testing.assert_allclose(result.metrics["reward/toy"] * length, result.return_, rtol=1e-5)
 
 
 def test_starts_depend_on_the_key_and_the_world_alone(outcome):

@@ -11,9 +11,7 @@ import pytest
 from mjx_qflex import porting, resources
 from mjx_qflex.porting import fitting, library, parity, paths, recipe
 
-SHIPPED = [
-    path.parent.name for path in sorted(resources.data_folder("models").glob("*/paths.npz"))
-]
+SHIPPED = [path.parent.name for path in sorted(resources.data_folder("models").glob("*/paths.npz"))]
 
 
 def test_monomials_and_their_derivatives():

@@ -26,9 +26,7 @@ def vector_step(time: int, num_envs: int = NUM_ENVS) -> Transition:
     """A vector step whose fields all tell which step and world they belong to."""
     stamp = jnp.arange(num_envs, dtype=jnp.float32) + 100.0 * time
     pair = jnp.stack([stamp, -stamp], axis=1)
-    return Transition(
-        pair, (stamp[:, None] % 7).astype(jnp.bfloat16), stamp, stamp % 2, pair + 0.5
-    )
+    return Transition(pair, (stamp[:, None] % 7).astype(jnp.bfloat16), stamp, stamp % 2, pair + 0.5)
 
 
 def filled_ring(valid: np.ndarray, steps: int | None = None) -> ring.Replay:
