@@ -19,12 +19,9 @@ class Points(NamedTuple):
 
 
 class Skeleton:
-    """A source model whose coupled joints follow; `q [nq]` and `dq [nv]` as in `PortedBody`.
+    """A source model whose coupled joints follow; `q [nq]` and `dq [nv]` as in `PortedBody`."""
 
-    Limits of the scalar joints `root`, which place the whole body, are ignored.
-    """
-
-    def __init__(self, model: mujoco.MjModel, root: Sequence[str] = ()):
+    def __init__(self, model: mujoco.MjModel):
         self.model = model
         self.tree = trees.build(model)
         self.free = self.tree.num_free
@@ -36,12 +33,7 @@ class Skeleton:
         self.joint_names = self.tree.joint_names
         ranges = [model.joint(name) for name in self.joint_names[self.free :]]
         self.low, self.high = (
-            np.array(
-                [
-                    j.range[side] if model.jnt_limited[j.id] and j.name not in root else endless
-                    for j in ranges
-                ]
-            )
+            np.array([j.range[side] if model.jnt_limited[j.id] else endless for j in ranges])
             for side, endless in ((0, -np.inf), (1, np.inf))
         )  # [nq - 7 free] of the scalar joints
 

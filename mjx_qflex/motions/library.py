@@ -35,7 +35,7 @@ def human(body: str, model: mujoco.MjModel | None = None) -> Human:
     """
     parts, instructions = anatomy.of(body), recipe.read(body)
     model = recipe.source_model(instructions) if model is None else model
-    return Human(Skeleton(model, parts.root), parts, instructions.with_floor)
+    return Human(Skeleton(model), parts, instructions.with_floor)
 
 
 def names() -> list[str]:
