@@ -22,13 +22,13 @@ PANELS = (
     ("ms_human: 700 muscles", "ms_human_walk", {}),
     ("ms_human_700: 700 muscles", "ms_human_walk", {"body": "ms_human_700"}),
     ("myo_full_body: 416 muscles", "ms_human_walk", {"body": "myo_full_body"}),
-    ("ms_human, running", "ms_human_run", {}),
     ("myo_legs: 80 muscles", "myo_leg_walk", {}),
     ("myo_hand_pen: 39 muscles", "myo_hand_pen_twirl", {}),
     ("ostrich: 120 muscles", "ostrich_run", {}),
     ("smpl_humanoid: 69 servos", "smpl_jump", {}),
     ("unitree_h1: 19 servos", "h1_run", {}),
     ("unitree_h1_board: 19 servos", "h1_balance", {}),
+    ("arm: 6 muscles", "arm_reach", {}),
 )
 
 

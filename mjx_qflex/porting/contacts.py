@@ -70,7 +70,8 @@ def build(
     """Collects the contacts of the named pairs of geoms, one entry for each kind of surface.
 
     Raises:
-      UserError: a geom is not in the model, or a pair is of geoms that cannot meet here.
+      UserError: a geom is not in the model, or a pair is of geoms that cannot meet here, or not
+        with Coulomb friction in two directions.
     """
     known = {model.geom(g).name: g for g in range(model.ngeom) if model.geom(g).name}
     rows: dict[int, list[dict]] = {}
@@ -121,6 +122,12 @@ def _rows(model: mujoco.MjModel, tree: Tree, first: int, other: int, kind: int) 
     size = model.geom_size[other] * (1, model.geom_type[other] != _SPHERE, 1)
     solref, solimp, friction, margin = _mixed(model, other, first)
     bodies = model.geom_bodyid[[first, other]]
+    condim = _condim(model, first, other)
+    if condim != 3 or model.geom_gap[[first, other]].any():
+        raise UserError(
+            f"geoms {model.geom(first).name!r} and {model.geom(other).name!r} meet with condim "
+            f"{condim} or a gap; ported contacts have condim 3 and none"
+        )
     common = {
         "node": node, "axis": axis, "radius": model.geom_size[first, 0],
         "other_node": other_node, "other_center": other_center, "other_rotation": other_rotation,
@@ -141,6 +148,14 @@ def _placement(
     return tree.body_node[body], center, rotation @ rotation_matrix(model.geom_quat[geom])
 
 
+def _condim(model: mujoco.MjModel, a: int, b: int) -> int:
+    """Dimensions of a contact: those of the geom with the higher priority, else the larger."""
+    higher = model.geom_priority[a] - model.geom_priority[b]
+    if higher:
+        return int(model.geom_condim[a if higher > 0 else b])
+    return int(model.geom_condim[[a, b]].max())
+
+
 def _mixed(model: mujoco.MjModel, a: int, b: int) -> tuple:
     """Contact parameters of two geoms by MuJoCo's rules (priority, else weighted mix)."""
     higher = model.geom_priority[a] - model.geom_priority[b]
@@ -150,7 +165,10 @@ def _mixed(model: mujoco.MjModel, a: int, b: int) -> tuple:
         return model.geom_solref[g], model.geom_solimp[g], model.geom_friction[g, 0], margin
     weight_a, weight_b = model.geom_solmix[a], model.geom_solmix[b]
     share = weight_a / (weight_a + weight_b) if weight_a + weight_b > 0 else 0.5
-    solref = share * model.geom_solref[a] + (1 - share) * model.geom_solref[b]
+    pair = model.geom_solref[[a, b]]
+    # Direct stiffness and damping, which are negative, do not mix: the stronger counts.
+    positive = (pair[:, 0] > 0).all()
+    solref = np.array([share, 1 - share]) @ pair if positive else pair.min(axis=0)
     solimp = share * model.geom_solimp[a] + (1 - share) * model.geom_solimp[b]
     friction = max(model.geom_friction[a, 0], model.geom_friction[b, 0])
     return solref, solimp, friction, margin

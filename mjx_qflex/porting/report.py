@@ -120,12 +120,18 @@ def table(folder: Path) -> str:
     """Returns one line for each report (`<body>.json`) in `folder`, as a Markdown table.
 
     Raises:
-      UserError: the folder holds no report.
+      UserError: the folder holds no report, or one without all numbers.
     """
-    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    if not reports:
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            rows.append(_table_row(json.loads(path.read_text())))
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{path} lacks {error}: measure again, with --speed and this version"
+            ) from error
+    if not rows:
         raise UserError(f"no reports in {folder}; write some with --body=NAME --output={folder}")
-    rows = [_table_row(report) for report in reports]
     titles = list(rows[0])
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(row.values())} |" for row in rows)]) + "\n"

@@ -45,7 +45,8 @@ class Servos:
         """Reads all actuators of `model` that are no muscles.
 
         Raises:
-          UserError: one of them is no affine motor on an independent joint.
+          UserError: one of them is no affine motor on an independent joint, or that joint limits
+            actuator forces.
         """
         names = list(tree.joint_names[tree.num_free :])
         motors = np.flatnonzero(model.actuator_gaintype != mujoco.mjtGain.mjGAIN_MUSCLE)
@@ -56,6 +57,10 @@ class Servos:
                 if getattr(model, f"actuator_{field}")[a] not in allowed:
                     raise UserError(f"{actuator} has {what}; give it a motor or servo on a joint")
             name = model.joint(model.actuator_trnid[a, 0]).name
+            if model.jnt_actfrclimited[model.actuator_trnid[a, 0]]:
+                raise UserError(
+                    f"joint {name!r} limits the force of its actuators; limit the actuator's own"
+                )
             if name not in names:
                 raise UserError(f"{actuator} drives {name!r}, which is no independent scalar joint")
             joint.append(names.index(name))

@@ -1,7 +1,7 @@
 """Exact muscle paths: straight pieces between sites, and wraps around spheres and cylinders.
 
 For muscles that no polynomial follows: paths over a dozen joints, or paths that jump over a wrap.
-Pieces whose ends lie on one rigid piece of the body have a constant length and cost nothing.
+What lies on one rigid piece of the body has a constant length and costs nothing.
 
 A path pulls along straight lines, from each point where it leaves one node to the point where it
 meets the next; what a wrap adds between its two points of contact turns no joint. A line with unit
@@ -93,13 +93,20 @@ def from_model(model: mujoco.MjModel, tree: Tree, muscles: Sequence[int]) -> Ten
     """
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)
+    mujoco.mj_tendon(model, data)
     rigid = np.zeros(len(muscles))
     straight: list[tuple[int, ...]] = []
     wraps: dict[tuple[bool, bool], list[tuple[int, ...]]] = {}
     for m, actuator in enumerate(muscles):
-        for kind, *objects in _pieces(model, model.actuator_trnid[actuator, 0]):
+        tendon = model.actuator_trnid[actuator, 0]
+        pieces = _pieces(model, tendon)
+        if len({node for piece in pieces for node in _nodes(model, tree, piece)}) == 1:
+            rigid[m] = data.ten_length[tendon]
+            continue
+        for kind, *objects in pieces:
             if kind == _SITE:
-                if np.ptp(tree.body_node[model.site_bodyid[objects]]) == 0:
+                if len(set(_nodes(model, tree, (kind, *objects)))) == 1:
                     rigid[m] += np.linalg.norm(np.subtract(*data.site_xpos[objects]))
                 else:
                     straight.append((m, *objects))
@@ -138,6 +145,17 @@ def _pieces(model: mujoco.MjModel, tendon: int) -> list[tuple[int, ...]]:
             pieces.append((kinds[i + 1], objects[i], objects[i + 1], objects[i + 2], side))
             i += 2
     return pieces
+
+
+def _nodes(model: mujoco.MjModel, tree: Tree, piece: tuple[int, ...]) -> list[int]:
+    """The nodes that carry a piece's ends, and its obstacle."""
+    kind, start, *rest = piece
+    bodies = [model.site_bodyid[start]]
+    if kind == _SITE:
+        bodies.append(model.site_bodyid[rest[0]])
+    else:
+        bodies += [model.geom_bodyid[rest[0]], model.site_bodyid[rest[1]]]
+    return tree.body_node[bodies].tolist()
 
 
 def _sites(model: mujoco.MjModel, tree: Tree, sites: np.ndarray) -> Anchors:
