@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import task_protocol
+import test_task_learning
 
 from mjx_qflex import config, port, resources, tasks
 
@@ -62,6 +63,7 @@ def test_a_body_and_a_task_are_added_as_written(steps, checkout, monkeypatch, ca
     assert "tests/test_tasks.py" in test_command and "-k leg_stand" in test_command
     for check in task_protocol.CHECKS:
         check("leg_stand")
+    test_task_learning.test_the_critic_fits_a_fixed_batch_with_frozen_targets("leg_stand")
     assert (
         "compiling" not in capsys.readouterr().err
     )  # the fitted paths are those beside the recipe
