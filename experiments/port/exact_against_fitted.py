@@ -1,6 +1,6 @@
 """Physics steps/s with exact and with fitted muscle paths, of the bodies that have fits.
 
-    python experiments/port/exact_against_fitted.py
+python experiments/port/exact_against_fitted.py
 """
 
 import dataclasses
