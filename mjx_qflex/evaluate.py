@@ -1,5 +1,7 @@
 """Evaluates and renders a run: `python -m mjx_qflex.evaluate --run=DIR`. See `--help`."""
 
+import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +17,40 @@ def make_parser() -> commands.FlagParser:
     parser = commands.FlagParser(
         prog="python -m mjx_qflex.evaluate",
         description="Evaluate the newest checkpoint of a run against an untrained policy and an "
-        "idle one, on the same reset seeds; film it; bring report.md up to date.",
+        "idle one, on the same reset seeds; film it; bring report.md up to date. With "
+        "--guidance: compare weights of test-time guidance instead, and do not film.",
     )
     add = parser.add_argument
     add("--run", type=Path, help="run folder (no default)")
     add("--episodes", type=whole_number_flag, default=64, help="of each policy (default: 64)")
     add("--seed", type=whole_number_flag, help="of the reset states (default: the run's)")
     add("--no-video", action="store_true", help="do not film (default: film)")
+    add(
+        "--guidance",
+        type=weight_flag,
+        nargs="+",
+        metavar="W",
+        help="weights of the critics' gradient while acting, for example 0.01 0.1; 0 is always "
+        "among them (runs of crossq, qflex, sac)",
+    )
+    add("--guidance_steps", type=whole_number_flag, help="Euler steps of it (default: 10)")
+    add(
+        "--best_of",
+        type=whole_number_flag,
+        help="guided candidates, of which the critics choose one (default: 1)",
+    )
     return parser
+
+
+def weight_flag(text: str) -> float:
+    """Reads a guidance weight, as argparse's `type`."""
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = float("nan")
+    if not 0.0 <= weight < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no weight; give a number from 0 up")
+    return abs(weight)  # "-0" is 0
 
 
 def evaluate(arguments: Sequence[str], interrupt: Interrupt) -> None:
@@ -36,12 +64,40 @@ def evaluate(arguments: Sequence[str], interrupt: Interrupt) -> None:
         raise UserError("no run given; add --run=DIR, for example --run=runs/chain_reach-qflex-s0")
     if flags.episodes < 2:
         raise UserError(f"--episodes is {flags.episodes}; an interval needs 2 or more")
+    options = guidance_options(flags)
     say(f"mjx_qflex {__version__}: evaluating {flags.run}; loading JAX ...")
 
     with commands.quiet_imports():
-        from mjx_qflex.training import driver
+        from mjx_qflex.algos.qgf import QgfConfig
+        from mjx_qflex.training import revisit
 
-    driver.evaluate(flags.run, flags.episodes, flags.seed, not flags.no_video, interrupt, say)
+    run, episodes, seed = flags.run, flags.episodes, flags.seed
+    if flags.guidance is None:
+        revisit.evaluate(run, episodes, seed, not flags.no_video, interrupt, say)
+    else:
+        config = dataclasses.replace(QgfConfig(), **options)
+        revisit.sweep_guidance(run, flags.guidance, config, episodes, seed, interrupt, say)
+
+
+def guidance_options(flags: argparse.Namespace) -> dict[str, int]:
+    """Returns the options of `QgfConfig` that were given.
+
+    Raises:
+      UserError: one is below 1, or there is no --guidance for it.
+    """
+    given = {}
+    for flag, option in (("guidance_steps", "euler_steps"), ("best_of", "best_of")):
+        value = getattr(flags, flag)
+        if value is None:
+            continue
+        if flags.guidance is None:
+            raise UserError(
+                f"--{flag} is of guidance; add --guidance W, for example --guidance 0.1"
+            )
+        if value < 1:
+            raise UserError(f"--{flag} is {value}; give 1 or more")
+        given[option] = value
+    return given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ def euler_sample(
     start: jax.Array,
     num_steps: int,
     grid: EulerGrid,
+    guidance: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Integrates `velocity` from `start` [B, A] at time 0 to time 1 in equal Euler steps.
 
@@ -28,6 +29,8 @@ def euler_sample(
       start: actions of the source [B, A].
       num_steps: number of steps; one lasts dt = 1 / num_steps.
       grid: "left" takes the velocity at a step's begin, "right" at its end.
+      guidance: maps actions [B, A], their clipped velocities [B, A] and the times left to go [B, 1]
+        to what is added to the velocities [B, A]; that is not clipped.
     """
     dt = 1.0 / num_steps
     first = 1 if grid == "right" else 0
@@ -35,6 +38,8 @@ def euler_sample(
     def step(action: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
         time = jnp.full((action.shape[0], 1), (index + first) * dt)
         slope = jnp.clip(velocity(action, time), -1.0 / dt, 1.0 / dt)
+        if guidance is not None:
+            slope = slope + guidance(action, slope, jnp.full_like(time, 1.0 - index * dt))
         return action + dt * slope, None
 
     return jax.lax.scan(step, start, jnp.arange(num_steps))[0]

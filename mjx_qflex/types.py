@@ -1,4 +1,4 @@
-"""The shapes that every part of the library agrees on: transitions and algorithms.
+"""The shapes that every part of the library agrees on: transitions, algorithms, parts of policies.
 
 Environments follow brax's protocol (`brax.envs.base.Env` and `State`); nothing is added to it but
 two conventions. `State.done` is 1 on termination only, and a time-out is
@@ -28,6 +28,20 @@ class Transition(NamedTuple):
     reward: jax.Array  # [...]
     discount: jax.Array  # [...]
     next_obs: jax.Array  # [..., O]
+
+
+class PolicyParts(NamedTuple):
+    """A policy taken apart at observations [N, O], for what moves its actions along a critic.
+
+    An action begins as `start(noise)` and follows `velocity` from time 0 to time 1; in evaluation
+    the noise is `eval_noise`.
+    """
+
+    start: Callable[[jax.Array], jax.Array]  # standard normal noise [N, A] -> actions [N, A]
+    eval_noise: jax.Array  # [N, A]
+    # (actions [N, A], times [N, 1]) -> velocities [N, A]; None where actions stay as they start
+    velocity: Callable[[jax.Array, jax.Array], jax.Array] | None
+    value: Callable[[jax.Array], jax.Array]  # actions [N, A] -> the critics' minimum [N]
 
 
 class Algorithm(NamedTuple):

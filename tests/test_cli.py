@@ -220,6 +220,33 @@ def test_evaluate_renders_and_brings_the_report_up_to_date(command, trained, tmp
     assert "trained minus it" in out
 
 
+def test_evaluate_sweeps_the_weight_of_guidance(command, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    before = (folder / "evaluation.json").read_text()
+    flags = (f"--run={folder}", "--episodes=4", "--best_of=2", "--guidance_steps=5")
+    code, out, err = finish(command("evaluate", *flags, "--guidance", "0.5", "0.02"))
+    assert (code, err) == (0, ""), out + err
+    sweep = json.loads((folder / "guidance.json").read_text())
+    policies = sweep["policies"]
+    assert list(policies) == ["unguided", "0.0", "0.02", "0.5"]
+    assert (sweep["euler_steps"], sweep["best_of"], sweep["transitions"]) == (5, 2, 4000)
+    # The same starts as the run's evaluation of 4 episodes, with intervals from pairs of them.
+    unguided = json.loads(before)["policies"]["trained"]["returns"]
+    assert policies["unguided"]["returns"] == pytest.approx(unguided, rel=1e-4)
+    assert len({tuple(policy["returns"]) for policy in policies.values()}) == 4
+    for name, interval in sweep["minus_weight_0"].items():
+        pairs = zip(policies[name]["returns"], policies["0.0"]["returns"], strict=True)
+        mean = sum(guided - plain for guided, plain in pairs) / 4
+        assert interval["low"] < interval["mean"] == pytest.approx(mean) < interval["high"]
+    assert set(sweep["minus_weight_0"]) == {"unguided", "0.02", "0.5"}
+    assert "minus weight 0" in out
+    report = (folder / "report.md").read_text()
+    assert "## Guided at test time" in report and "| 0.02 " in report
+    assert (folder / "evaluation.json").read_text() == before
+    assert {path.name for path in folder.iterdir()} == LEFT_BEHIND | {"guidance.json"}
+
+
 def refused(capsys, main, *flags):
     """Returns the one line that a refused command prints."""
     assert main(list(map(str, flags))) == 2

@@ -1,15 +1,19 @@
 """The algorithms by name. Each is a frozen dataclass of options and a function that builds it.
 
 To add one: write a module `algos/<name>.py` with its config class, its `PRESETS` and its `make`,
-and add a line to `ALGOS`.
+and add a line to `ALGOS`. With `policy_parts` beside its `make` it can be guided (`qgf`).
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
+
 from mjx_qflex.algos import crossq, dacer, qflex, qsm, sac, sdac
+from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.types import Algorithm
+from mjx_qflex.types import Algorithm, Learner, PolicyParts
 
 
 class AlgoEntry(NamedTuple):
@@ -18,14 +22,16 @@ class AlgoEntry(NamedTuple):
     config_class: type
     presets: Mapping[str, Any]  # instances of config_class; "default" is among them
     make: Callable[[Any, int, int], Algorithm]
+    # (config, learner, obs [N, O]) -> parts; None where the policy is no flow and no Gaussian
+    policy_parts: Callable[[Any, Any, jax.Array], PolicyParts] | None = None
 
 
 ALGOS: dict[str, AlgoEntry] = {
-    "crossq": AlgoEntry(crossq.CrossqConfig, crossq.PRESETS, crossq.make),
+    "crossq": AlgoEntry(crossq.CrossqConfig, crossq.PRESETS, crossq.make, crossq.policy_parts),
     "dacer": AlgoEntry(dacer.DacerConfig, dacer.PRESETS, dacer.make),
-    "qflex": AlgoEntry(qflex.QflexConfig, qflex.PRESETS, qflex.make),
+    "qflex": AlgoEntry(qflex.QflexConfig, qflex.PRESETS, qflex.make, qflex.policy_parts),
     "qsm": AlgoEntry(qsm.QsmConfig, qsm.PRESETS, qsm.make),
-    "sac": AlgoEntry(sac.SacConfig, sac.PRESETS, sac.make),
+    "sac": AlgoEntry(sac.SacConfig, sac.PRESETS, sac.make, sac.policy_parts),
     "sdac": AlgoEntry(sdac.SdacConfig, sdac.PRESETS, sdac.make),
 }
 
@@ -48,3 +54,22 @@ def make(name: str, config: Any, observation_size: int, action_size: int) -> Alg
       UserError: no algorithm has that name, or it refuses an option's value.
     """
     return entry(name).make(config, observation_size, action_size)
+
+
+def policy_parts(name: str, config: Any) -> Callable[[Learner, jax.Array], PolicyParts]:
+    """Returns the function that takes the policy of the algorithm called `name` apart.
+
+    It maps a learner and observations [N, O] to `PolicyParts`; `config` is an instance of the
+    algorithm's config class.
+
+    Raises:
+      UserError: no algorithm has that name, or its policy is neither a flow nor a Gaussian.
+    """
+    parts = entry(name).policy_parts
+    if parts is None:
+        able = ", ".join(sorted(other for other in ALGOS if ALGOS[other].policy_parts))
+        raise UserError(
+            f"{name} cannot be guided: its policy is neither a flow nor a Gaussian; "
+            f"guidance works on {able}"
+        )
+    return partial(parts, config)

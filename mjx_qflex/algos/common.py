@@ -15,7 +15,7 @@ import optax
 from mjx_qflex import networks
 from mjx_qflex.errors import UserError
 from mjx_qflex.networks import MLP, Activation, Folded, Moments
-from mjx_qflex.types import Metrics, Mode, Transition
+from mjx_qflex.types import Metrics, Mode, PolicyParts, Transition
 
 EVAL_NOISE_SEED = 0
 Tree = TypeVar("Tree")
@@ -131,6 +131,11 @@ def at(critics: Sequence[MLP], obs: jax.Array) -> tuple[Folded, ...]:
     return tuple(networks.bind(networks.fold(critic, ()), obs) for critic in critics)
 
 
+def bound(critics: Sequence[Network], obs: jax.Array) -> tuple[Folded, ...]:
+    """Returns trained critics as functions of the action, at observations [B, O]."""
+    return tuple(networks.bind(folded(critic), obs) for critic in critics)
+
+
 def values(
     critics: Sequence[Folded], action: jax.Array, activation: Activation = "relu"
 ) -> jax.Array:
@@ -234,6 +239,16 @@ class TanhGaussian(NamedTuple):
         noise = noise if mode == "explore" else jnp.zeros_like(noise)
         return self.sample(network, obs, noise)[0]
 
+    def parts(self, network: Network, obs: jax.Array, value: Callable) -> PolicyParts:
+        """Takes the policy apart at observations [N, O], where `value` judges actions [N, A]."""
+        action_size = network.params.layers[-1].bias.size // 2
+        return PolicyParts(
+            start=lambda noise: self.sample(network, obs, noise)[0],
+            eval_noise=jnp.zeros((obs.shape[0], action_size)),
+            velocity=None,
+            value=value,
+        )
+
 
 def climb(
     optimizer: optax.GradientTransformation,
@@ -279,13 +294,16 @@ def normal(shape: Sequence[int]) -> Callable[[jax.Array], jax.Array]:
 
 
 def normal_source(mode: Mode, key: jax.Array, shape: Sequence[int]) -> tuple[Callable, jax.Array]:
-    """Returns `draw(key) -> [N, A]` and the key to use for a mode of acting.
+    """Returns `draw(key) -> [N, A]` and the key to use for a mode of acting."""
+    return (normal(shape), key) if mode == "explore" else fixed_normal(shape)
 
-    Evaluation uses one key for ever and one draw for all rows, so that it is a function of the
+
+def fixed_normal(shape: Sequence[int]) -> tuple[Callable, jax.Array]:
+    """Returns `draw(key) -> [N, A]` and the key of evaluation.
+
+    It is one key for ever and one draw for all rows, so that evaluation is a function of the
     observation alone.
     """
-    if mode == "explore":
-        return normal(shape), key
     one = normal((1, *shape[1:]))
     return lambda key: jnp.broadcast_to(one(key), shape), jax.random.key(EVAL_NOISE_SEED)
 
@@ -306,7 +324,11 @@ def best_of(
     """
     if number == 1:
         return draw(key)
-    actions = jax.vmap(draw)(jax.random.split(key, number))
+    return highest(jax.vmap(draw)(jax.random.split(key, number)), value)
+
+
+def highest(actions: jax.Array, value: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Returns for each row the action [B, A] of highest `value` among candidates [K, B, A]."""
     best = jnp.argmax(jax.vmap(value)(actions), axis=0)
     return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
 

@@ -16,7 +16,7 @@ from mjx_qflex import networks
 from mjx_qflex.algos import common
 from mjx_qflex.algos.common import Network, TanhGaussian, Temperature
 from mjx_qflex.networks import MLP
-from mjx_qflex.types import Algorithm, Metrics, Mode, Transition
+from mjx_qflex.types import Algorithm, Metrics, Mode, PolicyParts, Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,12 @@ def make(config: CrossqConfig, observation_size: int, action_size: int) -> Algor
         return _update(config, optimizer, learner, batch, key)
 
     return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
+
+
+def policy_parts(config: CrossqConfig, learner: CrossqLearner, obs: jax.Array) -> PolicyParts:
+    """Takes the policy apart at observations [N, O]; there are no target critics to value it."""
+    value = common.min_value(common.bound(learner.critics, obs))
+    return _gaussian(config).parts(learner.actor.policy, obs, value)
 
 
 def update_critics(

@@ -9,6 +9,7 @@ has a switch in `QflexConfig`, and `PRESETS` holds both settings.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from mjx_qflex.algos import common, crossq
 from mjx_qflex.algos.common import Network, Temperature, descend, folded
 from mjx_qflex.errors import UserError
 from mjx_qflex.networks import MLP, Folded, Linear
-from mjx_qflex.types import Algorithm, Metrics, Mode, Transition
+from mjx_qflex.types import Algorithm, Metrics, Mode, PolicyParts, Transition
 
 LOG_STD_RANGE = (-20.0, 2.0)
 SUPERIORITY_STATES = 32  # of a batch; sampling the flow for all would cost a fifth of an update
@@ -191,22 +192,41 @@ def _init(config, optimizers: Optimizers, observation_size, action_size, key) ->
 def _act(config, action_size, learner: QflexLearner, obs, key, mode: Mode) -> jax.Array:
     """Samples the flow at observations [N, O]; returns actions [N, A]."""
     shape = (obs.shape[0], action_size)
-    draw, key = common.normal_source(mode, key, shape)
-    averaged = mode == "eval" and config.eval_noise == "mean"
-    noise = jnp.zeros(shape) if averaged else draw(key)
+    noise = _eval_noise(config, shape) if mode == "eval" else jax.random.normal(key, shape)
     start, _ = sample_source(config, folded(learner.source), obs, noise)
     action = sample_flow(config, folded(learner.velocity), obs, start)
     return jnp.clip(action, -1.0, 1.0) if config.clip_stored_action else action
 
 
+def _eval_noise(config, shape) -> jax.Array:
+    """Returns the source's noise [N, A] in evaluation."""
+    draw, key = common.fixed_normal(shape)
+    return jnp.zeros(shape) if config.eval_noise == "mean" else draw(key)
+
+
+def policy_parts(config: QflexConfig, learner: QflexLearner, obs: jax.Array) -> PolicyParts:
+    """Takes the policy apart at observations [N, O]; there are no target critics to value it."""
+    source = folded(learner.source)
+    shape = (obs.shape[0], learner.velocity.params.layers[-1].bias.size)
+    return PolicyParts(
+        start=lambda noise: sample_source(config, source, obs, noise)[0],
+        eval_noise=_eval_noise(config, shape),
+        velocity=_field(folded(learner.velocity), obs),
+        value=common.min_value(common.bound(learner.critics, obs)),
+    )
+
+
 def sample_flow(config: QflexConfig, velocity: Folded, obs, start) -> jax.Array:
     """Carries source actions `start` [B, A] along the velocity field at observations [B, O]."""
+    return flow.euler_sample(_field(velocity, obs), start, config.euler_steps, config.euler_grid)
+
+
+def _field(velocity: Folded, obs) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Returns the velocity [B, A] as a function of actions [B, A] and times [B, 1]."""
     bound = networks.bind(velocity, obs)
-
-    def slope(action, time):
-        return networks.apply_folded(bound, jnp.concatenate([action, time], axis=-1))
-
-    return flow.euler_sample(slope, start, config.euler_steps, config.euler_grid)
+    return lambda action, time: networks.apply_folded(
+        bound, jnp.concatenate([action, time], axis=-1)
+    )
 
 
 def gaussian(output: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -15,7 +15,7 @@ import optax
 from mjx_qflex.algos import common
 from mjx_qflex.algos.common import Network, TanhGaussian, Temperature
 from mjx_qflex.networks import MLP, Activation
-from mjx_qflex.types import Algorithm, Mode, Transition
+from mjx_qflex.types import Algorithm, Mode, PolicyParts, Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,12 @@ def make(config: SacConfig, observation_size: int, action_size: int) -> Algorith
         return _update(config, optimizer, learner, batch, key)
 
     return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
+
+
+def policy_parts(config: SacConfig, learner: SacLearner, obs: jax.Array) -> PolicyParts:
+    """Takes the policy apart at observations [N, O]; its value is that of the target critics."""
+    value = common.min_value(common.at(learner.targets, obs), config.activation)
+    return _gaussian(config).parts(learner.policy, obs, value)
 
 
 def _gaussian(config: SacConfig) -> TanhGaussian:

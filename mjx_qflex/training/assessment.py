@@ -5,7 +5,7 @@ starts bring cancels.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -114,7 +114,7 @@ def assess(
         "episodes": len(returns["trained"]),
         "idle_action": float(idle[0]),
         "control_dt": float(env.control_dt),
-        "policies": {name: _summary(result) for name, result in results.items()},
+        "policies": {name: summary(result) for name, result in results.items()},
         "trained_minus": {
             name: paired_interval(returns["trained"] - returns[name])._asdict()
             for name in BASELINES
@@ -122,7 +122,8 @@ def assess(
     }
 
 
-def _summary(result: evaluation.EvalResult) -> dict[str, Any]:
+def summary(result: evaluation.EvalResult) -> dict[str, Any]:
+    """Returns an evaluation on the host as it is saved: means, and each episode's return."""
     returns, lengths = np.asarray(result.return_, np.float64), np.asarray(result.length)
     return {
         "return_mean": float(returns.mean()),
@@ -150,33 +151,47 @@ def film(programs: Any, env: TimedTask, learner: Learner, seed: int, path: Path)
     return f"{episodes}; {note}"
 
 
-def save(assessment: Assessment, folder: Path) -> None:
-    """Writes evaluation.json, whole or not at all."""
-    partial = folder / (FILE_NAME + ".partial")
+def save(assessment: Assessment, folder: Path, name: str = FILE_NAME) -> None:
+    """Writes evaluation.json, or the file called `name`, whole or not at all."""
+    partial = folder / (name + ".partial")
     partial.write_text(json.dumps(assessment, indent=1) + "\n")
-    partial.replace(folder / FILE_NAME)
+    partial.replace(folder / name)
 
 
-def load(folder: Path) -> Assessment | None:
-    """Reads evaluation.json, None where the run has none."""
-    path = folder / FILE_NAME
+def load(folder: Path, name: str = FILE_NAME) -> Assessment | None:
+    """Reads evaluation.json, or the file called `name`, None where the run has none."""
+    path = folder / name
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def table(assessment: Assessment) -> list[str]:
     """Returns the comparison as lines of a Markdown table, readable in a terminal too."""
-    rows = [("policy", "return", "episode length", "trained minus it: return, 95% interval")]
+    rows: list[tuple[str, ...]] = [
+        ("policy", "return", "episode length", "trained minus it: return, 95% interval")
+    ]
     for name, policy in assessment["policies"].items():
-        seconds = policy["length_mean"] * assessment["control_dt"]
-        rows.append(
-            (
-                policy_name(name, assessment["idle_action"]),
-                f"{policy['return_mean']:.4g} ± {policy['return_std']:.3g}",
-                f"{policy['length_mean']:.1f} steps ({seconds:.2f} s)",
-                _difference(assessment, name),
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        interval = assessment["trained_minus"].get(name)
+        label = policy_name(name, assessment["idle_action"])
+        rows.append(row(label, policy, assessment["control_dt"], interval))
+    return markdown(rows)
+
+
+def row(
+    label: str, policy: dict[str, Any], control_dt: float, interval: dict[str, float] | None
+) -> tuple[str, ...]:
+    """Returns the cells of a policy's `summary` with its interval: label, return, length, that."""
+    seconds = policy["length_mean"] * control_dt
+    return (
+        label,
+        f"{policy['return_mean']:.4g} ± {policy['return_std']:.3g}",
+        f"{policy['length_mean']:.1f} steps ({seconds:.2f} s)",
+        "" if interval is None else "{mean:+.4g} [{low:+.4g}, {high:+.4g}]".format(**interval),
+    )
+
+
+def markdown(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Returns the lines of a Markdown table whose first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return [lines[0], rule, *lines[1:]]
@@ -187,10 +202,3 @@ def policy_name(name: str, idle: float) -> str:
     if name != "idle":
         return name
     return "zero excitation" if idle == -1.0 else f"constant action {idle:g}"
-
-
-def _difference(assessment: Assessment, name: str) -> str:
-    if name not in assessment["trained_minus"]:
-        return ""
-    interval = Interval(**assessment["trained_minus"][name])
-    return f"{interval.mean:+.4g} [{interval.low:+.4g}, {interval.high:+.4g}]"

@@ -15,7 +15,6 @@ import numpy as np
 from mjx_qflex import algos, tasks
 from mjx_qflex import config as configs
 from mjx_qflex.config import Config
-from mjx_qflex.errors import UserError
 from mjx_qflex.training import assessment, checkpoint, metrics, reporting, run_folder
 from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
@@ -64,48 +63,6 @@ def train(asked: Config, folder: Path, command: str, interrupt: Interrupt, say: 
     run.begin()
     run.train()
     run.finish(command)
-
-
-def evaluate(
-    folder: Path, episodes: int, seed: int | None, video: bool, interrupt: Interrupt, say: Say
-) -> None:
-    """Evaluates the newest checkpoint of the run in `folder`, and writes what it finds there.
-
-    Args:
-      folder: of a run that has made a checkpoint.
-      episodes: of each policy.
-      seed: of the reset states; None is the run's own.
-      video: whether to film the trained policy.
-      interrupt: tells when to stop.
-      say: takes each line of words.
-
-    Raises:
-      UserError: no run, no checkpoint, or a folder that is not writable.
-    """
-    config = configs.load(folder)
-    newest = checkpoint.newest(folder / run_folder.CHECKPOINTS)
-    if newest is None:
-        raise UserError(f"the run in {folder} has no checkpoint yet; train it first")
-    run_folder.check_writable(folder)
-    seed = config.seed if seed is None else seed
-    say(f"building the task {config.task}")
-    env, algorithm = interrupt.attempt(build, config)
-    learner = checkpoint.restore_learner(newest, jax.eval_shape(algorithm.init, _key()))
-    say(f"evaluating {episodes} episodes of each policy (compiling first) ...")
-    programs = assessment.make_programs(env, algorithm, episodes)
-    result = interrupt.attempt(assessment.assess, programs, env, algorithm, learner, seed)
-    for line in assessment.table(result):
-        say(line)
-    result["transitions"] = checkpoint.read_about(newest).counters["transitions"]
-    if video:
-        say("rendering the video ...")
-        path = folder / assessment.VIDEO_NAME
-        result["video"] = interrupt.attempt(assessment.film, programs, env, learner, seed, path)
-        say(f"video: {path} ({result['video']})")
-    assessment.save(result, folder)
-    if (folder / reporting.SUMMARY_NAME).exists():
-        reporting.write_report(folder)
-    say(f"written: {folder / assessment.FILE_NAME}")
 
 
 def build(config: Config) -> tuple[TimedTask, Algorithm]:

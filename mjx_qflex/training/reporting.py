@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mjx_qflex.config import Config
-from mjx_qflex.training import assessment, metrics
+from mjx_qflex.training import assessment, guidance, metrics
 from mjx_qflex.training.metrics import duration, number
 
 SUMMARY_NAME = "summary.json"
@@ -99,7 +99,7 @@ def _plot(axes: Any, rows: list[metrics.Row], column: str, style: str, label: st
 
 
 def write_report(folder: Path) -> None:
-    """Writes report.md from the run folder's summary.json and evaluation.json."""
+    """Writes report.md from the run folder's summary.json, evaluation.json and guidance.json."""
     summary = json.loads((folder / SUMMARY_NAME).read_text())
     result = assessment.load(folder)
     assert result is not None, "an assessment is saved before its report"
@@ -118,6 +118,7 @@ def write_report(folder: Path) -> None:
         "",
         f"Video: {_video(folder, result)}.",
         "",
+        *_guided(folder),
         "## On a GPU",
         "",
         *_on_gpu(summary),
@@ -177,6 +178,14 @@ def _video(folder: Path, result: assessment.Assessment) -> str:
     note = result.get("video", "not made; `python -m mjx_qflex.evaluate --run=DIR` makes it")
     name = assessment.VIDEO_NAME
     return f"[{name}]({name}) ({note})" if (folder / name).exists() else note
+
+
+def _guided(folder: Path) -> list[str]:
+    """Returns the section on test-time guidance, empty where the run was not swept."""
+    sweep = assessment.load(folder, guidance.FILE_NAME)
+    if sweep is None:
+        return []
+    return ["## Guided at test time", "", guidance.how(sweep), "", *guidance.table(sweep), ""]
 
 
 def _on_gpu(summary: dict[str, Any]) -> list[str]:
