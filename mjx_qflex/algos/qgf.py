@@ -16,10 +16,10 @@ is that of `flow`, which bounds v (not w g). Evaluation stays a function of the 
 first of `best_of` candidates starts where the unguided policy starts (for a Gaussian its mean), the
 others from fixed draws of its noise.
 
-With weight 0 and one candidate the action is the unguided policy's, clipped to the box: exactly,
-for a Gaussian, and for a flow that acts on the same grid (`euler_steps`, `euler_grid`). On another
-grid it differs by the error of integration. QGF's is 10 steps at their left ends, Qflex's code has
-20 at their right ends.
+With weight 0 and one candidate the action is the unguided policy's, clipped to the box: for a
+Gaussian always, for a flow where it acts on the same grid (`euler_steps`, `euler_grid`). On another
+grid the two differ by the error of integration. QGF's grid is 10 steps at their left ends, that of
+Qflex's code 20 at their right ends.
 """
 
 import dataclasses
