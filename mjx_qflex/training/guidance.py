@@ -85,6 +85,6 @@ def how(result: Sweep) -> str:
         f"it acts (QGF): {result['euler_steps']} Euler steps, velocities at their "
         f"{result['euler_grid']} ends{chosen}. {result['episodes']} episodes of each weight from "
         f"the same reset seeds (evaluation seed {result['seed']}); mean ± standard deviation. "
-        "`unguided` is the policy as it was trained, on its own steps. The best of many weights looks "
-        "better here than it is: evaluate it again with another `--seed`."
+        "`unguided` is the policy as it was trained, on its own steps. The best of many weights "
+        "looks better here than it is: evaluate it again with another `--seed`."
     )
