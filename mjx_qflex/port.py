@@ -68,7 +68,7 @@ def fetch_model(name: str) -> str:
     source = instructions.source
     path = fetch.fetch(instructions.name, source)
     lines = [f"{path}: {source['repository']} at {source['revision']}, {source['licence']}"]
-    used = fetch.locate(instructions.name, instructions.folder, source)
+    used = fetch.locate(instructions.name, instructions.source_folder, source)
     if used != path:
         lines.append(f"{used} serves instead")
     return "\n".join(lines)

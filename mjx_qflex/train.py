@@ -1,5 +1,6 @@
 """Trains a task: `python -m mjx_qflex.train --task=ms_human_walk`. See `--help`."""
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -58,6 +59,21 @@ def defaults_text(task: str | None, algo: str, preset: str | None) -> str:
     return "\n".join(lines)
 
 
+def _body_setting(task: str, body: str | None) -> list[str]:
+    """Returns what --body says in the form of --set.
+
+    Raises:
+      UserError: the task runs on one body only, or there is no such task.
+    """
+    from mjx_qflex import tasks
+
+    if body is None:
+        return []
+    if "body" not in {field.name for field in dataclasses.fields(tasks.config_class(task))}:
+        raise UserError(f"--body={body}: {task} has no choice of bodies; leave --body out")
+    return [f"task.body={body}"]
+
+
 def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     """Reads the flags and trains."""
     parser = make_parser()
@@ -81,7 +97,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
         flags.seed,
         flags.num_envs,
         flags.total_steps,
-        [*([f"task.body={flags.body}"] if flags.body else []), *flags.set],
+        [*_body_setting(flags.task, flags.body), *flags.set],
     )
     chosen = "as asked" if flags.preset else "chosen for this device"
     say(f"device: {reporting.device_name()}; preset {resolved.preset} ({chosen})")

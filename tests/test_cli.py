@@ -263,6 +263,8 @@ def refused(capsys, main, *flags):
         (["--task=chain_raech"], "did you mean 'chain_reach'"),
         (["--task=chain_reach", "--algo=qflx"], "did you mean 'qflex'"),
         (["--task=chain_reach", "--preset=papr"], "did you mean 'paper'"),
+        (["--task=h1_run", "--body=arm"], "h1_run has no choice of bodies"),
+        (["--task=ms_human_walk", "--body=ms_humn"], "did you mean 'ms_human'"),
         (["--task=chain_reach", "--numenvs=3"], "did you mean '--num_envs'"),
         (["--task=chain_reach", "--num_envs=many"], "'many' is no whole number"),
         (["--task=chain_reach", "--seed=1.5"], "'1.5' is no whole number"),

@@ -5,12 +5,13 @@ import math
 import signal
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import assessment, metrics, reporting
+from mjx_qflex.training import assessment, evaluation, metrics, reporting
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
 
 
@@ -125,6 +126,25 @@ def test_the_report_claims_what_the_interval_allows(tmp_path, low, high, verdict
     assert verdict in report
     assert "zero excitation" in report
     assert "1 min 1 s of training" in report
+
+
+@pytest.mark.parametrize(
+    ("idle", "said"),
+    [
+        ([-1.0, -1.0], "zero excitation"),
+        ([0.0, 0.0], "constant action 0"),
+        ([-1.0, 0.5], "idle: the start pose held"),
+    ],
+)
+def test_a_report_says_what_idleness_was(idle, said):
+    env = types.SimpleNamespace(idle_action=np.array(idle), action_size=2, control_dt=0.1)
+    episodes = evaluation.EvalResult(*np.zeros((4, 3)), {})
+    algorithm = types.SimpleNamespace(init=lambda key: key)
+    programs = types.SimpleNamespace(
+        evaluate=lambda learner, key: episodes, evaluate_constant=lambda action, key: episodes
+    )
+    assessed = assessment.assess(programs, env, algorithm, None, 0)
+    assert f"| {said} " in "\n".join(assessment.table(json.loads(json.dumps(assessed))))
 
 
 def test_the_report_quotes_a_committed_measurement_only(tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ import functools
 import hashlib
 import http.server
 import io
+import os
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -168,6 +170,28 @@ def test_an_unknown_commit_is_refused_and_leaves_nothing(repository, tmp_path):
 def test_a_missing_folder_is_refused(repository):
     with pytest.raises(UserError, match="has no folder assets/fish"):
         fetch.fetch("bird", {**repository, "folder": "assets/fish"})
+
+
+def test_a_cache_that_cannot_be_written_is_refused_in_one_line(repository, tmp_path, capsys):
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    with pytest.raises(UserError, match="fetching failed") as error:
+        fetch.fetch("bird", repository)
+    assert "\n" not in str(error.value)
+    assert port.main(["--fetch", "unitree_h1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_another_process_may_be_faster(repository, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def too_late(source, target):
+        shutil.copytree(source, target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", too_late)
+    path = fetch.fetch("bird", repository)
+    assert path.read_bytes() == MODEL
+    assert cached_files(tmp_path) == [path]
 
 
 # --- without a network -------------------------------------------------------------------------

@@ -30,6 +30,30 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_sections_come_from_the_base_and_its_files_from_beside_it(tmp_path):
+    (tmp_path / "mat.xml").write_text(
+        "<mujoco><worldbody><geom name='mat' size='1'/></worldbody></mujoco>"
+    )
+    (tmp_path / "recipe.toml").write_text(
+        'base = "arm"\n[attach]\nfiles = ["mat.xml"]\n'
+        "[solver]\ntimestep = 0.003\niterations = 2\nls_iterations = 6\n"
+    )
+    arm, mine = recipe.read("arm"), recipe.read(str(tmp_path))
+    assert (mine.name, mine.folder) == (tmp_path.name, tmp_path)
+    assert (mine.timestep, mine.count, mine.lock) == (0.003, arm.count, arm.lock)
+    model, plain = recipe.source_model(mine), recipe.source_model(arm)
+    assert model.geom("mat").size[0] == 1.0
+    assert (model.nu, model.nv, model.ngeom) == (plain.nu, plain.nv, plain.ngeom + 1)
+
+
+def test_a_bases_section_is_replaced_as_a_whole():
+    run, balance = recipe.read("unitree_h1"), recipe.read("unitree_h1_board")
+    assert balance.floor is None and balance.with_floor == () and balance.pairs
+    same = ("source", "joint_range", "position", "count", "timestep")
+    assert all(getattr(run, name) == getattr(balance, name) for name in same)
+    assert [path.parent for path in balance.attach] == [balance.folder]
+
+
 def test_an_unknown_body_names_the_nearest():
     with pytest.raises(UserError, match="myo_legs"):
         porting.load("myo_leg")
@@ -45,6 +69,9 @@ def test_an_unknown_body_names_the_nearest():
         (('file = "arm.xml"', 'file = "leg.xml"'), resources.MODELS_VARIABLE),
         (("count = 6", "count = 7"), "multiple of 6"),
         (("[solver]", '[joints]\nlock = ["wrist"]\n[solver]'), "wrist"),
+        (("[source]", 'base = "unitree_h2"\n[source]'), "base .*'unitree_h1'"),
+        (("[source]", 'base = "unitree_h1_board"\n[source]'), "name 'unitree_h1'"),
+        (("[source]", 'bas = "arm"\n[source]'), "did you mean 'base'"),
         (("[solver]", '[contacts]\nfloor = "ground"\n[solver]'), "ground"),
     ],
 )

@@ -13,6 +13,7 @@ from conftest import absent_sources_skip
 from mjx_qflex import resources, tasks
 from mjx_qflex.porting import parity, recipe
 from mjx_qflex.tasks.tolerance import tolerance
+from mjx_qflex.training import assessment
 
 STATES = 24
 
@@ -111,6 +112,16 @@ def test_tolerance_against_its_published_definition(options, values):
 def falls(x, bound, margin):
     """A linear tolerance towards larger values, 0 at the margin."""
     return np.clip(1 - (bound - x) / margin, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["h1_balance", "h1_run", "smpl_jump"])
+def test_to_be_idle_is_to_hold_the_start_pose(name):
+    """There the servos are without force, as no action with equal entries could make them."""
+    env = make(name)
+    start = env.body.initial_state()._replace(qpos=env.start)
+    ctrl = np.asarray(env.targets(assessment.idle_action(env)))
+    np.testing.assert_allclose(c_data(env, start, ctrl).actuator_force, 0.0, atol=1e-2)  # N m
+    assert np.ptp(env.idle_action) > 0.1 and np.abs(env.idle_action).max() <= 1.0
 
 
 # --- h1_run and h1_balance ---------------------------------------------------------------------
@@ -405,3 +416,31 @@ def test_ostrich_reward_is_the_forward_velocity_and_rest_is_all_below_zero():
     resting, lower = (step(start, jnp.full((STATES, 120), a)) for a in (0.0, -0.7))
     np.testing.assert_array_equal(resting.obs, lower.obs)
     assert np.abs(moved.obs - resting.obs).max() > 1e-2
+
+
+def test_before_an_episode_of_the_ostrich_ends_only_the_recipes_geoms_reach_the_floor():
+    """Poses anywhere in the joints' ranges, lowered until the first of those geoms touches."""
+    env = make("ostrich_run")
+    model, rng = env.source_model(), np.random.default_rng(6)
+    data, low, high = mujoco.MjData(model), *model.jnt_range[6:].T
+    allowed = [model.geom(name).id for name in env.body.recipe.with_floor]
+    floor, alive, first = model.geom("floor").id, 0, set()
+    for _ in range(2000):
+        turn = rng.uniform(-1.0, 1.0, 3) * [0.5, 0.8, 3.0]
+        data.qpos[:] = [0.0, 0.0, 0.0, *turn, *rng.uniform(low, high)]
+        mujoco.mj_kinematics(model, data)
+        steep = np.abs(data.geom_xmat[allowed, 8])
+        extent = model.geom_size[allowed, 0] + steep * model.geom_size[allowed, 1]  # of a capsule
+        heights = data.geom_xpos[allowed, 2] - extent
+        data.qpos[2] -= heights.min()
+        mujoco.mj_kinematics(model, data)
+        if data.body("head").xpos[2] < 0.9 or data.geom("pelvis").xpos[2] < 0.6:
+            continue
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_collision(model, data)
+        alive += 1
+        first.add(model.geom(allowed[heights.argmin()]).name)
+        touching = {geom for pair in data.contact.geom if floor in pair for geom in pair}
+        assert touching <= {floor, *allowed}
+    assert alive > 500
+    assert {"r_tarsometatarsus", "l_tarsometatarsus"} & first

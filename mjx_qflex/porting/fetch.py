@@ -64,11 +64,11 @@ def fetch(body: str, source: Source) -> Path:
             _fetch_archive(body, source)
         else:
             _fetch_commit(body, source)
-    except _Failed as error:
+    except (_Failed, OSError) as error:
         places = " or ".join(source.get("by_hand", [source["file"]]))
         raise UserError(
-            f"{body}: fetching failed ({error}); by hand: put the folder {source['folder']} of "
-            f"{source['repository']} at {source['revision'][:12]} where "
+            f"{body}: fetching failed ({_first_line(error)}); by hand: put the folder "
+            f"{source['folder']} of {source['repository']} at {source['revision'][:12]} where "
             f"{resources.MODELS_VARIABLE} points to, so that {places} lies in it"
         ) from error
     path = _fetched(source)
@@ -111,7 +111,7 @@ def _fetch_archive(body: str, source: Source) -> None:
         )
     try:
         robot.path(_menagerie_cache())
-    except (mujoco_menagerie.MenagerieError, OSError) as error:
+    except mujoco_menagerie.MenagerieError as error:
         raise _Failed(_first_line(error)) from error
 
 
@@ -142,7 +142,11 @@ def _fetch_commit(body: str, source: Source) -> None:
         tree = stage / source["folder"]
         if not tree.is_dir():
             raise UserError(f"{body}: {source['repository']} has no folder {source['folder']}")
-        os.replace(tree, target)
+        try:
+            os.replace(tree, target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster
+                raise
 
 
 def _git(folder: Path, *arguments: str) -> None:

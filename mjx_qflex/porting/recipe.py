@@ -3,6 +3,9 @@
 A recipe is `models/<body>/recipe.toml`; `read` checks it and `source_spec` turns it into the
 *source model*: the unported model with the recipe's muscles and repairs, which parity is measured
 against and which videos show.
+
+`base = "<body>"` at the top of a recipe takes over the sections of that body's recipe which it does
+not give itself, each as a whole; files that a section names lie beside the recipe that it is from.
 """
 
 import contextlib
@@ -49,7 +52,8 @@ class Recipe:
     name: str
     folder: Path
     source: dict[str, Any]
-    attach: tuple[str, ...]  # our own MJCF files beside the recipe, added to the world
+    source_folder: Path  # where the source's file is if it ships
+    attach: tuple[Path, ...]  # our own MJCF files, added to the world
     lock: tuple[str, ...]  # joints held at the reference pose
     joint_range: dict[str, tuple[float, float]]  # limits other than the source's, by pattern
     floor: str | None
@@ -61,7 +65,7 @@ class Recipe:
     maximum: int
     drop: tuple[str, ...]  # muscles that leave
     repairs: dict[str, repairs.Repair]  # by muscle
-    fans: str | None  # table of muscle widths; None divides every muscle into equal copies
+    fans: Path | None  # table of muscle widths; None divides every muscle into equal copies
     timestep: float  # s
     iterations: int
     ls_iterations: int
@@ -92,10 +96,7 @@ def read(name: str) -> Recipe:
     path = folder / "recipe.toml"
     if not path.is_file():
         raise unknown_name("body", name, body_names())
-    try:
-        data = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
+    data, home = _with_base(path, _parse(path))
     _check_keys(path, data)
     actuators, contacts = data["actuators"], data.get("contacts", {})
     joints = data.get("joints", {})
@@ -106,7 +107,8 @@ def read(name: str) -> Recipe:
         name=folder.name,
         folder=folder,
         source=data["source"],
-        attach=tuple(data.get("attach", {}).get("files", ())),
+        source_folder=home["source"],
+        attach=tuple(home["attach"] / file for file in data.get("attach", {}).get("files", ())),
         lock=tuple(joints.get("lock", ())),
         joint_range={joint: (low, high) for joint, (low, high) in joints.get("range", {}).items()},
         floor=contacts.get("floor"),
@@ -118,7 +120,7 @@ def read(name: str) -> Recipe:
         maximum=actuators.get("maximum", count),
         drop=tuple(actuators.get("drop", ())),
         repairs=repairs.read(path, data.get("repairs", {})),
-        fans=actuators.get("fans"),
+        fans=home["actuators"] / actuators["fans"] if "fans" in actuators else None,
         ranges={joint: (low, high) for joint, (low, high) in data.get("ranges", {}).items()},
         exact_paths=exact if exact is True else tuple(exact),
         paths=paths,
@@ -126,10 +128,37 @@ def read(name: str) -> Recipe:
     )
 
 
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+def _with_base(path: Path, data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Returns the sections of the recipe `data` and of its base, and the folder each is from.
+
+    Raises:
+      UserError: the base is none of our bodies, or has a base itself.
+    """
+    own = {section: content for section, content in data.items() if section != "base"}
+    home = dict.fromkeys(own, path.parent)
+    if "base" not in data:
+        return own, home
+    name = str(data["base"])
+    if name not in body_names():
+        raise unknown_name(f"base of {path}", name, body_names())
+    base_path = resources.data_folder("models") / name / "recipe.toml"
+    base = _parse(base_path)
+    if "base" in base:
+        raise UserError(f"{path}: its base {name!r} has a base itself; name {base['base']!r}")
+    return {**base, **own}, {**dict.fromkeys(base, base_path.parent), **home}
+
+
 def _check_keys(path: Path, data: dict[str, Any]) -> None:
     for section, content in data.items():
         if section not in _SECTIONS:
-            raise unknown_name(f"section of {path}", section, _SECTIONS)
+            raise unknown_name(f"section of {path}", section, (*_SECTIONS, "base"))
         allowed = _SECTIONS[section]
         if allowed is None:
             continue
@@ -179,7 +208,7 @@ def source_spec(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjSp
     spec = _load(recipe)
     spec.option.timestep = recipe.timestep
     adapt.show_hidden(spec)
-    adapt.attach(spec, [recipe.folder / file for file in recipe.attach])
+    adapt.attach(spec, recipe.attach)
     adapt.name_parts(spec)
     adapt.fit_capsules(spec, [name for pair in recipe.contact_pairs for name in pair])
     adapt.set_ranges(spec, recipe.joint_range)
@@ -204,7 +233,7 @@ def source_spec(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjSp
             f"give a number from {recipe.minimum} to {recipe.maximum}"
         )
     if recipe.fans:
-        fans = compartments.read_fans(recipe.folder / recipe.fans)
+        fans = compartments.read_fans(recipe.fans)
         return compartments.divide(spec, count, fans, recipe.drop)
     muscles = [muscle.name for muscle in spec.actuators]
     if count == len(muscles):
@@ -230,7 +259,7 @@ def _load(recipe: Recipe) -> mujoco.MjSpec:
             return myo_sim.load_spec(source["model"])
     if "file" not in source:
         raise UserError(f'{recipe.name}: [source] needs a "file", or package = "myo_sim"')
-    path = fetch.locate(recipe.name, recipe.folder, source)
+    path = fetch.locate(recipe.name, recipe.source_folder, source)
     try:
         return mujoco.MjSpec.from_file(str(path))
     except ValueError as error:

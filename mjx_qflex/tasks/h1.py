@@ -6,6 +6,7 @@ Departures from the original, on purpose:
 * Contacts are those of `models/unitree_h1*/recipe.toml`: feet on the floor, or feet on the board
   and the board on the ball, with capsules under the feet instead of their meshes. In `h1_run` other
   parts sink into the floor, until the episode ends at a pelvis height of 0.2 m as the original's.
+  In both tasks parts of the robot pass through each other.
 * `h1_balance` finds what touches floor and ball by the distances of the robot's spheres and
   capsules and of the board's corners; the torso's box and the hips' cylinders are left out.
 * Actuator forces belong to the new state; MuJoCo's are one physics step old.
@@ -41,23 +42,21 @@ BALANCE_KEYFRAME = (-0.1, 0.0, 1.38, 1.0, 0.0, 0.0, 0.0, *POSE, *BOARD_POSE)
 
 @dataclass(frozen=True)
 class H1RunConfig:
-    """Options of `h1_run`."""
-
-    body: str = "unitree_h1"
+    """`h1_run` has no options."""
 
 
 @dataclass(frozen=True)
 class H1BalanceConfig:
-    """Options of `h1_balance`."""
-
-    body: str = "unitree_h1_board"
+    """`h1_balance` has no options."""
 
 
 class _H1Task(ServoTask):
     """What both tasks share: their observation, and the factors of a good posture."""
 
-    def __init__(self, config: H1RunConfig | H1BalanceConfig, keyframe: tuple[float, ...]):
-        super().__init__(config, keyframe, EPISODE_LENGTH, PHYSICS_STEPS)
+    def __init__(
+        self, config: H1RunConfig | H1BalanceConfig, body: str, keyframe: tuple[float, ...]
+    ):
+        super().__init__(config, body, keyframe, EPISODE_LENGTH, PHYSICS_STEPS)
         model, tree = self.body.source_model(), self.body.tree
         self._qpos_order = np.argsort(tree.source_qpos_address)
         self._qvel_order = np.argsort(tree.source_qvel_address)
@@ -108,7 +107,7 @@ class H1Run(_H1Task):
     factors = ("small_control", "standing", "upright", "speed")
 
     def __init__(self, config: H1RunConfig = H1RunConfig()):
-        super().__init__(config, RUN_KEYFRAME)
+        super().__init__(config, "unitree_h1", RUN_KEYFRAME)
 
     def reward_factors(self, kinematics: Kinematics, force: jax.Array) -> dict[str, jax.Array]:
         forward = self.robot_velocity(kinematics)[0]
@@ -136,7 +135,7 @@ class H1Balance(_H1Task):
     factors = ("small_control", "standing", "upright", "dont_move")
 
     def __init__(self, config: H1BalanceConfig = H1BalanceConfig()):
-        super().__init__(config, BALANCE_KEYFRAME)
+        super().__init__(config, "unitree_h1_board", BALANCE_KEYFRAME)
         model = self.body.source_model()
         self._board = self.body.body_index("board")
         self._board_half = model.geom("board").size.astype(np.float32)

@@ -3,7 +3,8 @@
 Departures from the original, on purpose:
 * A reset draws the joints as OstrichRL does, uniformly from a fifth of their limits, and an episode
   has its 25 s; Qflex's code starts from one and the same pose and allows 75 s.
-* Only the toes touch the floor: the episode ends before anything else can.
+* Only toes, tarsometatarsus and tibiotarsus touch the floor: the episode ends before anything else
+  can. Parts of the bird pass through each other.
 * Muscle lengths, velocities and forces belong to the new state; MuJoCo's are one physics step old.
 
 As in the original, actions are the muscles' excitations themselves, from a control range of
@@ -35,9 +36,7 @@ ROOT = 6  # joints of the root
 
 @dataclass(frozen=True)
 class OstrichRunConfig:
-    """Options of `ostrich_run`."""
-
-    body: str = "ostrich"
+    """`ostrich_run` has no options."""
 
 
 class OstrichState(NamedTuple):
@@ -59,7 +58,7 @@ class OstrichRun(Env):
 
     def __init__(self, config: OstrichRunConfig = OstrichRunConfig()):
         self.config = config
-        self.body = porting.load(config.body)
+        self.body = porting.load("ostrich")
         self.episode_length = EPISODE_LENGTH
         self.control_dt = PHYSICS_STEPS * self.body.timestep
         self.compiler_options = self.body.compiler_options

@@ -35,13 +35,14 @@ class ServoTask(Env):
     def __init__(
         self,
         config: Any,
+        body: str,
         keyframe: np.ndarray | tuple[float, ...] | None,
         episode_length: int,
         physics_steps: int,
     ):
-        """Loads `config.body`; `keyframe` is the source model's qpos at the start (None: qpos0)."""
+        """Loads `body`; `keyframe` is the source model's qpos at the start (None: qpos0)."""
         self.config = config
-        self.body = porting.load(config.body)
+        self.body = porting.load(body)
         self.episode_length = episode_length
         self.control_dt = physics_steps * self.body.timestep
         self.compiler_options = self.body.compiler_options
@@ -50,6 +51,15 @@ class ServoTask(Env):
         start = model.qpos0 if keyframe is None else np.array(keyframe)
         self.start = start[self.body.tree.source_qpos_address].astype(np.float32)
         self._low, self._high = model.actuator_ctrlrange.astype(np.float32).T
+        self.idle_action = self._holding_action()
+
+    def _holding_action(self) -> np.ndarray:
+        """The action `[A]` under which no servo pulls at the start pose, as far as it can."""
+        servos = self.body.servos
+        joint = self.start[7 * self.body.tree.num_free :][servos.joint]
+        target = -(servos.offset + servos.stiffness * servos.gear * joint) / servos.gain
+        share = (target - self._low) / (self._high - self._low)
+        return np.clip(2.0 * share - 1.0, -1.0, 1.0).astype(np.float32)
 
     @property
     def action_size(self) -> int:

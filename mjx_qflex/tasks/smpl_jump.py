@@ -7,7 +7,8 @@ Departures from the original, on purpose:
 * Its frames stand upright with x forward in T-pose, so no turn of the root is taken off before
   heading and rotations are observed.
 * Velocities are those of the bodies' origins, and belong to the new state.
-* Only feet and fingers touch the floor; a fall ends the episode soon after.
+* Only feet and fingers touch the floor; a fall ends the episode soon after. Parts of the body pass
+  through each other.
 * A reset draws a little noise around the T-pose, where the original starts from one and the same
   state.
 
@@ -34,9 +35,7 @@ MIN_PELVIS_HEIGHT = 0.2  # m
 
 @dataclass(frozen=True)
 class SmplJumpConfig:
-    """Options of `smpl_jump`."""
-
-    body: str = "smpl_humanoid"
+    """`smpl_jump` has no options."""
 
 
 class SmplJump(ServoTask):
@@ -53,7 +52,7 @@ class SmplJump(ServoTask):
     factors = ("height", "speed", "upright")
 
     def __init__(self, config: SmplJumpConfig = SmplJumpConfig()):
-        super().__init__(config, None, EPISODE_LENGTH, PHYSICS_STEPS)
+        super().__init__(config, "smpl_humanoid", None, EPISODE_LENGTH, PHYSICS_STEPS)
         self._pelvis, self._chest, self._head = (
             self.body.body_index(name) for name in ("pelvis", "spine3", "head")
         )

@@ -72,7 +72,8 @@ def evaluation_key(seed: int) -> jax.Array:
 def idle_action(env: TimedTask) -> jax.Array:
     """Returns the action `[A]` that does nothing: the task's `idle_action`, else zeros.
 
-    It is -1 throughout for muscle-driven bodies: no excitation.
+    It is -1 throughout for muscle-driven bodies: no excitation. For bodies with servos it holds the
+    start pose.
     """
     return jnp.asarray(getattr(env, "idle_action", np.zeros(env.action_size)), jnp.float32)
 
@@ -112,7 +113,7 @@ def assess(
     return {
         "seed": seed,
         "episodes": len(returns["trained"]),
-        "idle_action": float(idle[0]),
+        "idle_action": _common_value(idle),
         "control_dt": float(env.control_dt),
         "policies": {name: summary(result) for name, result in results.items()},
         "trained_minus": {
@@ -120,6 +121,11 @@ def assess(
             for name in BASELINES
         },
     }
+
+
+def _common_value(action: jax.Array) -> float | None:
+    """Returns the one value of all entries of `action` `[A]`; None where they differ."""
+    return float(action[0]) if bool(jnp.all(action == action[0])) else None
 
 
 def summary(result: evaluation.EvalResult) -> dict[str, Any]:
@@ -197,8 +203,13 @@ def markdown(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return [lines[0], rule, *lines[1:]]
 
 
-def policy_name(name: str, idle: float) -> str:
-    """Returns what a reader calls a policy of the comparison."""
+def policy_name(name: str, idle: float | None) -> str:
+    """Returns what a reader calls a policy of the comparison; `idle` as in evaluation.json.
+
+    Idle actions with different entries come from servos alone, whose targets are the start pose.
+    """
     if name != "idle":
         return name
+    if idle is None:
+        return "idle: the start pose held"
     return "zero excitation" if idle == -1.0 else f"constant action {idle:g}"
