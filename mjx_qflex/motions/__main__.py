@@ -80,19 +80,21 @@ def convert(arguments: Any, output: Path) -> None:
     """Retargets a user's file, writes it as a motion file, and prints what was lost.
 
     Raises:
-      UserError: a file that cannot be read, or no such body.
+      UserError: a file that cannot be read or is the output itself, or no such body.
     """
     from mjx_qflex.motions import library, reference
 
-    source = Path(arguments.retarget)
+    source = library.find(arguments.retarget)
+    if output.exists() and output.samefile(source):
+        raise UserError(f"--output={output} would replace what it is made of; name another file")
     body = library.human(arguments.body)
     columns, loss = library.retargeted(
-        library.find(str(source)), body, arguments.rate, arguments.start, arguments.stop
+        source, body, arguments.rate, arguments.start, arguments.stop
     )
-    how = "closed to one period" if loss is None else "retargeted"
+    how = "closed to one period" if source.suffix.lower() == ".csv" else "retargeted"
     head = f"{source.name}, {how} for the body {arguments.body} (python -m mjx_qflex.motions)."
     reference.write_columns(output, columns, head)
-    for line in [] if loss is None else loss.lines():
+    for line in loss.lines():
         print(line)
     commands.say(f"{output}: {len(columns['time'])} rows, {columns['time'][-1]:.2f} s")
 
@@ -113,8 +115,6 @@ def command(arguments: Sequence[str], interrupt: Interrupt) -> None:
         with commands.quiet_imports():
             from mjx_qflex import porting  # noqa: F401
         commands.say(show(name, flags.body, output))
-    elif output.exists() and output.samefile(name):
-        raise UserError(f"--output={output} would replace what it is made of; name another file")
     else:
         convert(flags, output)
 

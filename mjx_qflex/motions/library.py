@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import mujoco
 import numpy as np
 
 from mjx_qflex import resources
@@ -27,15 +26,14 @@ class Human(NamedTuple):
     soles: tuple[str, ...]  # capsules that may touch the floor
 
 
-def human(body: str, model: mujoco.MjModel | None = None) -> Human:
-    """The human body `body`, of its source model if that is at hand.
+def human(body: str) -> Human:
+    """The human body `body`, as its recipe has it.
 
     Raises:
       UserError: no human body is called so, or its source is missing.
     """
     parts, instructions = anatomy.of(body), recipe.read(body)
-    model = recipe.source_model(instructions) if model is None else model
-    return Human(Skeleton(model), parts, instructions.with_floor)
+    return Human(Skeleton(recipe.source_model(instructions)), parts, instructions.with_floor)
 
 
 def names() -> list[str]:
@@ -53,7 +51,8 @@ def of_body(name: str, body: PortedBody) -> Motion:
     Raises:
       UserError: no such motion or file, or one that does not fit the body.
     """
-    return of_human(name, human(body.name, body.source_model()))
+    parts, skeleton = anatomy.of(body.name), Skeleton(body.source_model())
+    return of_human(name, Human(skeleton, parts, body.recipe.with_floor))
 
 
 def of_human(name: str, body: Human) -> Motion:
@@ -73,7 +72,7 @@ def retargeted(
     rate: float | None = None,
     start: float = 0.0,
     stop: float | None = None,
-) -> tuple[dict[str, np.ndarray], retarget.Loss | None]:
+) -> tuple[dict[str, np.ndarray], retarget.Loss | retarget.AngleLoss]:
     """One period made of a user's file, as columns of a motion file, and what was lost.
 
     Args:
@@ -97,7 +96,7 @@ def retargeted(
     _fill_fingers(columns, body)
     kept = _kept(columns["time"] - columns["time"][0], start, stop)
     columns = {name: values[kept] for name, values in columns.items()}
-    return retarget.close_angles(path.name, columns, body.skeleton, body.parts), None
+    return retarget.close_angles(path.name, columns, body.skeleton, body.parts, body.soles)
 
 
 def find(name: str) -> Path:

@@ -3,8 +3,7 @@
 Both formats put y up and name joints as they like; a `Recording` has z up and this library's names
 (`hip_r`, `knee_r`, ..., see `anatomy`). Lengths stay in the file's unit, since retargeting takes
 directions only. Written from the formats' descriptions (Biovision; Acclaim "ASF/AMC", as on the
-pages of the CMU Motion Capture Database); bvhio, the one maintained reader of BVH on the package
-index, pins releases of its dependencies and does not read Acclaim's files.
+pages of the CMU Motion Capture Database).
 """
 
 import re

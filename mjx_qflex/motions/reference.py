@@ -97,12 +97,15 @@ def landmarks(motion: Motion, body: Any, names: Sequence[str]) -> Landmarks:
         return data.xpos[ids]
 
     table = np.asarray(motion.qpos_table, float)
-    later = body.source_qpos(table[:1] + np.asarray(motion.drift))[0]
-    found = np.stack([positions(qpos) for qpos in body.source_qpos(table)])
+    part = np.linspace(0.0, 1.0, len(table))
+    # `drift` may turn a scalar root as well as move it: it is taken off places, not off poses.
+    poses = body.source_qpos(table + np.outer(part, np.asarray(motion.drift)))
+    found = np.stack([positions(qpos) for qpos in poses])
+    travelled = found[-1, 0] - found[0, 0]
     return Landmarks(
         period=motion.period,
-        table=jnp.asarray(found, jnp.float32),
-        drift=jnp.asarray(positions(later)[0] - found[0, 0], jnp.float32),
+        table=jnp.asarray(found - part[:, None, None] * travelled, jnp.float32),
+        drift=jnp.asarray(travelled, jnp.float32),
     )
 
 
@@ -133,7 +136,7 @@ def from_columns(
         else:
             travels += [len(header)] if joint in travelling else []
             header.append(joint)
-    missing = [column for column in ["time", *header] if column not in columns]
+    missing = [column for column in header if column not in columns]
     if missing:
         raise UserError(f"motion {name} has no column for {missing[0]}; add one")
     time = columns["time"]
@@ -169,17 +172,26 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
     """The columns of a motion file by name.
 
     Raises:
-      UserError: there is no such file, or it is not a table of numbers.
+      UserError: there is no such file, or it is not a table of numbers with a column `time`.
     """
     if not path.is_file():
         raise UserError(f"no motion file {path}; name an existing CSV file")
-    with path.open(newline="") as file:
-        names, *rows = csv.reader(line for line in file if not line.startswith("#"))
     try:
-        table = np.array(rows, dtype=float)
+        with path.open(newline="") as file:
+            lines = [*csv.reader(line for line in file if not line.startswith("#"))]
+        table = np.array(lines[1:], dtype=float)
     except ValueError as error:
         raise UserError(f"motion {path.name} is not a table of numbers ({error})") from None
-    return dict(zip(names, table.T, strict=True))
+    if not table.size:
+        raise UserError(f"motion {path.name} has no rows; give column names, then rows of numbers")
+    if table.shape[1] != len(lines[0]) or not np.isfinite(table).all():
+        raise UserError(f"motion {path.name} has gaps; give every column a number in every row")
+    columns = dict(zip(lines[0], table.T, strict=True))
+    if "time" not in columns:
+        raise UserError(f"motion {path.name} has no column for time; add one, in seconds")
+    if (np.diff(columns["time"]) <= 0.0).any():
+        raise UserError(f"motion {path.name} goes back in time; sort its rows")
+    return columns
 
 
 def write_columns(path: Path, columns: dict[str, np.ndarray], head: str) -> None:

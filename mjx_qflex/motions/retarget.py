@@ -48,16 +48,40 @@ class Loss(NamedTuple):
     def lines(self) -> list[str]:
         """The loss in words."""
         total = np.sqrt(np.mean(np.square(list(self.rms.values()))))
-        limits = ", ".join(f"{name} {share:.0%}" for name, share in self.at_limit.items())
         return [
             "joint centre   RMS    worst  (cm from the recording, scaled to the body's limbs)",
             *(f"{n:12} {100 * self.rms[n]:6.1f} {100 * self.worst[n]:8.1f}" for n in self.rms),
             f"{'all':12} {100 * total:6.1f} {100 * max(self.worst.values()):8.1f}",
-            f"at a limit in some frames: {limits or 'no joint'}",
-            f"deepest sole: {100 * self.deepest:.1f} cm below the floor",
-            f"the recording's end was {100 * self.closing:.1f} cm from its start; blended",
+            *_common_lines(self.at_limit, self.deepest, self.closing),
             f"scale of the way: {self.scale:.4g} m a unit",
         ]
+
+
+class AngleLoss(NamedTuple):
+    """How far the body stays from joint angles that were made for it."""
+
+    rms: dict[str, tuple[float, str]]  # of each joint, with its unit
+    at_limit: dict[str, float]  # as in `Loss`
+    deepest: float  # m, as in `Loss`
+    closing: float  # m, as in `Loss`
+
+    def lines(self) -> list[str]:
+        """The loss in words."""
+        width = max(map(len, self.rms))
+        return [
+            f"{'joint':{width}}  RMS from the file",
+            *(f"{name:{width}} {rms:6.2f} {unit}" for name, (rms, unit) in self.rms.items()),
+            *_common_lines(self.at_limit, self.deepest, self.closing),
+        ]
+
+
+def _common_lines(at_limit: dict[str, float], deepest: float, closing: float) -> list[str]:
+    limits = ", ".join(f"{name} {share:.0%}" for name, share in at_limit.items())
+    return [
+        f"at a limit in some frames: {limits or 'no joint'}",
+        f"deepest sole: {100 * deepest:.1f} cm below the floor",
+        f"its last frame was {100 * closing:.1f} cm from its first one; blended",
+    ]
 
 
 def retarget(
@@ -93,30 +117,43 @@ def retarget(
 
 
 def close_angles(
-    name: str, columns: dict[str, np.ndarray], body: Skeleton, names: Anatomy
-) -> dict[str, np.ndarray]:
+    name: str,
+    columns: dict[str, np.ndarray],
+    body: Skeleton,
+    names: Anatomy,
+    soles: Sequence[str],
+) -> tuple[dict[str, np.ndarray], AngleLoss]:
     """Joint angles that somebody made for this very body, closed to one period and smoothed.
+
+    Returns columns of a motion file, and what was lost.
 
     Raises:
       UserError: a joint has no column.
     """
     places = body.columns()
-    missing = [column for column in ["time", *places] if column not in columns]
+    missing = [column for column in places if column not in columns]
     if missing:
         raise UserError(f"motion {name} has no column for {missing[0]}; add one")
-    given = np.stack([columns[column] for column in places], axis=1)
+    rows = np.stack([columns[column] for column in places], axis=1)
     duration = columns["time"][-1] - columns["time"][0]
     count = round(duration * RATE)
     time = np.linspace(0.0, duration, count + 1)
-    qpos = CubicSpline(columns["time"] - columns["time"][0], given)(time)
-    points = body.origins([names.pelvis])
+    given = CubicSpline(columns["time"] - columns["time"][0], rows)(time)
+    points = body.origins([names.pelvis, *names.centre_bodies().values()])
     ends = []
-    for q in (qpos[0], qpos[-1]):
+    for q in (given[0], given[-1]):
         body.move(q)
-        ends.append(body.positions(points)[0])
-    drift = (ends[1] - ends[0]) * [1.0, 1.0, 0.0]
-    qpos = smooth_period(body, qpos, _travel(body, qpos, drift, names))
-    return {"time": time} | {name: qpos[:, i] for name, i in places.items()}
+        ends.append(body.positions(points))
+    moved = ends[1] - ends[0]
+    drift = moved[0] * [1.0, 1.0, 0.0]
+    qpos = smooth_period(body, given, _travel(body, given, drift, names))
+    loss = AngleLoss(
+        rms=_joint_rms(body, qpos, given),
+        at_limit=_at_limit(body, qpos),
+        deepest=_deepest(body, qpos, body.capsule_ends(soles)),
+        closing=float(np.linalg.norm(moved - drift, axis=1).max()),
+    )
+    return {"time": time} | {name: qpos[:, i] for name, i in places.items()}, loss
 
 
 def limb_targets(recording: Recording, body: Skeleton, names: Anatomy) -> tuple[np.ndarray, float]:
@@ -295,19 +332,46 @@ def smooth_period(body: Skeleton, qpos: np.ndarray, drift: np.ndarray) -> np.nda
 
 
 def _loss(body, names, qpos, targets, points: Points, floor: Points) -> Loss:
-    miss, deepest = [], 0.0
+    miss = []
     for q, target in zip(qpos, targets, strict=True):
         body.move(q)
         miss.append(np.linalg.norm(body.positions(points) - target, axis=1))
-        deepest = max(deepest, -float(body.positions(floor)[:, 2].min()))
-    scalar = qpos[:, 7 * body.free :]
-    at = ((scalar >= body.high - MARGIN) | (scalar <= body.low + MARGIN)).mean(axis=0)
-    joints = zip(body.joint_names[body.free :], at, strict=True)
     return Loss(
         rms=dict(zip(names, np.sqrt(np.mean(np.square(miss), axis=0)), strict=True)),
         worst=dict(zip(names, np.max(miss, axis=0), strict=True)),
-        at_limit={name: float(share) for name, share in joints if share},
-        deepest=deepest,
+        at_limit=_at_limit(body, qpos),
+        deepest=_deepest(body, qpos, floor),
         closing=0.0,
         scale=1.0,
     )
+
+
+def _at_limit(body: Skeleton, qpos: np.ndarray) -> dict[str, float]:
+    """Share of the frames of each joint that is at a limit at all."""
+    scalar = qpos[:, 7 * body.free :]
+    at = ((scalar >= body.high - MARGIN) | (scalar <= body.low + MARGIN)).mean(axis=0)
+    joints = zip(body.joint_names[body.free :], at, strict=True)
+    return {name: float(share) for name, share in joints if share}
+
+
+def _deepest(body: Skeleton, qpos: np.ndarray, floor: Points) -> float:
+    """Depth (m) of the deepest sole below the floor."""
+    lowest = (body.positions(floor)[:, 2].min() for q in qpos if body.move(q))
+    return max(0.0, -float(min(lowest)))
+
+
+def _joint_rms(body: Skeleton, qpos: np.ndarray, given: np.ndarray) -> dict:
+    """RMS over the frames of each joint's distance from `given [T, nq]`, and its unit."""
+    miss = {}
+    for i, name in enumerate(body.joint_names[: body.free]):
+        place, turn = slice(7 * i, 7 * i + 3), slice(7 * i + 3, 7 * i + 7)
+        way = np.linalg.norm(qpos[:, place] - given[:, place], axis=1)
+        miss[f"{name} (place)"] = 100.0 * way, "cm"
+        nearer = np.abs(np.sum(qpos[:, turn] * given[:, turn], axis=1))
+        cosine = np.minimum(1.0, nearer / np.linalg.norm(given[:, turn], axis=1))
+        miss[f"{name} (turn)"] = np.rad2deg(2.0 * np.arccos(cosine)), "degrees"
+    for i, name in enumerate(body.joint_names[body.free :], start=7 * body.free):
+        away = qpos[:, i] - given[:, i]
+        hinged = body.model.joint(name).type[0] == HINGE
+        miss[name] = (np.rad2deg(away), "degrees") if hinged else (100.0 * away, "cm")
+    return {name: (float(np.sqrt(np.mean(x**2))), unit) for name, (x, unit) in miss.items()}
