@@ -158,6 +158,16 @@ def test_only_settings_that_differ_are_listed(tmp_path):
     assert not [row for row in rows(tree) if row[0] in ("seed", "algo.depth")]
 
 
+def test_what_differs_between_tasks_is_listed_once(tmp_path):
+    folders = [write_run(tmp_path / "a"), write_run(tmp_path / "sac", algo="sac")]
+    sets = ["task.num_joints=100", "loop.batch_size=16"]
+    folders.append(write_run(tmp_path / "c", sets=sets))
+    tree, _ = make_page(tmp_path, folders)
+    found = [row for row in rows(tree) if row[0] in ("loop.batch_size", "task.num_joints")]
+    assert sorted(row[0] for row in found) == ["loop.batch_size", "task.num_joints"]
+    assert all(len(row) == 3 for row in found)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [

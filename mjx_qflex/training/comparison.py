@@ -180,10 +180,10 @@ def group(runs: list[Run]) -> list[Group]:
     for run in runs:
         members.setdefault(_identity(run), []).append(run)
     alike = [
-        Group("", _task(found[0]), tuple(sorted(found, key=lambda run: run.seed or 0)))
+        Group("", task_name(found[0]), tuple(sorted(found, key=lambda run: run.seed or 0)))
         for found in members.values()
     ]
-    problems = _name_apart(alike, _task, "task.", limit=None)
+    problems = _name_apart(alike, task_name, "task.", limit=None)
     alike = [
         dataclasses.replace(item, problem=name) for item, name in zip(alike, problems, strict=True)
     ]
@@ -203,7 +203,8 @@ def _identity(run: Run) -> str:
     return json.dumps(compared, sort_keys=True)
 
 
-def _task(run: Run) -> str:
+def task_name(run: Run) -> str:
+    """Returns the task, in words where no config tells it."""
     return "runs without a config" if run.settings is None else str(run.settings["task"])
 
 

@@ -86,13 +86,14 @@ def render(runs: list[Run], groups: list[Group], folder: Path, x: str, statistic
     problems: dict[str, list[Group]] = {}
     for item in groups:
         problems.setdefault(item.problem, []).append(item)
-    title = f"{_count(len(runs), 'run')} of {', '.join(problems)}"
+    tasks = dict.fromkeys(comparison.task_name(item.runs[0]) for item in groups)
+    title = f"{_count(len(runs), 'run')} of {', '.join(tasks)}"
     parts = [
         f"<h1>{_escape(title)}</h1>",
         _explanation(statistic),
         _notes(comparison.notes(runs, groups)),
         *(_problem(name, found, colours, x, statistic) for name, found in problems.items()),
-        _differences(groups, len(problems) > 1),
+        _between_problems(problems),
         _each_run(groups),
         _videos(groups, folder),
     ]
@@ -147,6 +148,7 @@ def _problem(
             f'<ul class="legend">{key}</ul>',
             f'<div class="curves">{"".join(figures)}</div>',
             _results(groups, statistic),
+            _differences(groups),
         ]
     )
 
@@ -245,13 +247,24 @@ def _range(values: list[float]) -> str:
     return f"{known[0]:,.0f}" if len(known) == 1 else f"{known[0]:,.0f} to {known[-1]:,.0f}"
 
 
-def _differences(groups: list[Group], several: bool) -> str:
+def _differences(groups: list[Group]) -> str:
     table = comparison.differences(groups)
+    return _settings_table(table, [item.name for item in groups])
+
+
+def _between_problems(problems: dict[str, list[Group]]) -> str:
+    """Returns what differs from problem to problem, and in none of them from group to group."""
+    table = comparison.differences([found[0] for found in problems.values()])
+    within = {key for found in problems.values() for key in comparison.differences(found)}
+    table = {key: values for key, values in table.items() if key not in within}
+    return _settings_table(table, list(problems))
+
+
+def _settings_table(table: dict[str, list[Any]], names: list[str]) -> str:
     if not table:
         return ""
-    names = [f"{item.problem}: {item.name}" if several else item.name for item in groups]
     rows = ([key, *map(comparison.text, values)] for key, values in table.items())
-    return "<h2>Where the configurations differ</h2>" + _table(("setting", *names), rows)
+    return "<h3>Where the configurations differ</h3>" + _table(("setting", *names), rows)
 
 
 def _each_run(groups: list[Group]) -> str:
