@@ -33,6 +33,7 @@ QUANTITIES = {
 }
 X_AXES = {"transitions": "transitions", "seconds": "seconds of training"}
 STATISTIC_NAMES = {"mean": "mean", "iqm": "interquartile mean"}
+UNFOLDED_ROWS = 12  # of a table of settings; a longer one waits for a click
 EMBEDDED_BYTES = 4 * 2**20  # of a video; larger ones are linked
 
 STYLE = """
@@ -43,7 +44,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 76rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; margin: 0.4rem 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 0.4rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 0.3rem; }
+details { margin: 1.2rem 0; } summary { font-weight: 600; cursor: pointer; margin-bottom: 0.3rem; }
 p { max-width: 48rem; } .faint { color: var(--faint); font-size: 0.9rem; }
 .notes { color: var(--warn); } .notes li { overflow-wrap: anywhere; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
@@ -264,7 +265,11 @@ def _settings_table(table: dict[str, list[Any]], names: list[str]) -> str:
     if not table:
         return ""
     rows = ([key, *map(comparison.text, values)] for key, values in table.items())
-    return "<h3>Where the configurations differ</h3>" + _table(("setting", *names), rows)
+    state = ' open=""' if len(table) <= UNFOLDED_ROWS else ""
+    return (
+        f"<details{state}><summary>Where the configurations differ "
+        f"({_count(len(table), 'setting')})</summary>{_table(('setting', *names), rows)}</details>"
+    )
 
 
 def _each_run(groups: list[Group]) -> str:
