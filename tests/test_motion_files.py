@@ -228,7 +228,18 @@ def test_joint_angles_that_do_not_close_are_closed(tmp_path):
     with pytest.raises(UserError, match="not one period"):
         motions.load(path, names)
     made, loss = library.retargeted(path, human())
-    assert loss is None
+    assert isinstance(loss, retarget.AngleLoss)
+    # Half a stride swaps the legs: far apart at the ends, and a quarter of the way blended.
+    data = human().skeleton
+    feet = data.origins(["pelvis", "toes_r", "toes_l", "talus_r", "talus_l"])
+    rows = np.stack([columns[name] for name in data.columns()], axis=1)
+    start, end = (data.positions(feet) for i in (0, 49) if data.move(rows[i]))
+    gap = (end - start) - (end - start)[0] * [1.0, 1.0, 0.0]
+    assert loss.closing == pytest.approx(np.linalg.norm(gap, axis=1).max(), abs=1e-3)
+    away = np.rad2deg(made["knee_angle_r"] - columns["knee_angle_r"][:50])
+    assert loss.rms["knee_angle_r"][0] == pytest.approx(np.sqrt(np.mean(away**2)), rel=1e-3)
+    assert loss.rms["knee_angle_r"][1] == "degrees" and loss.rms["root (place)"][1] == "cm"
+    assert loss.rms["root (place)"][0] < 5.0 and loss.rms["root (turn)"][0] < 10.0
     closed = tmp_path / "closed.csv"
     motions.write_columns(closed, made, "closed")
     assert float(motions.load(closed, names).drift[1]) == pytest.approx(-1.47, abs=0.02)
@@ -257,6 +268,14 @@ def test_other_bodies_run_as_well(body):
     assert np.min(pelvis, axis=0)[2] > 0.8 and np.max(pelvis, axis=0)[2] < 1.1
 
 
+def test_a_file_without_time_is_refused(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("knee_angle_r\n0.0\n0.1\n")
+    for read in (library.of_human, lambda name, body: library.retargeted(path, body)):
+        with pytest.raises(UserError, match="time"):
+            read(str(path), human())
+
+
 def test_command_retargets_and_refuses(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recording, _ = recorded_run()
@@ -265,11 +284,16 @@ def test_command_retargets_and_refuses(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "RMS" in out and "mine.csv: 73 rows, 0.72 s" in out
     motions.load(tmp_path / "mine.csv", human().skeleton.joint_names)
+    command.command(["--retarget=mine.csv", "--output=again.csv"], None)
+    out = capsys.readouterr().out
+    for words in ("root (turn)", "knee_angle_r", "deepest sole", "from its first", "again.csv"):
+        assert words in out
     for flags, words in (
         ([], "--show"),
         (["--show=run", "--retarget=mine.bvh"], "--show"),
         (["--show=jump", "--body=ms_human"], "human_run"),
         (["--retarget=none.bvh"], "none.bvh"),
+        (["--retarget=none.csv", "--output=mine.csv"], "none.csv"),
         (["--retarget=mine.csv"], "would replace"),
         (["--retarget=mine.bvh", "--output=mine.mp4"], "csv"),
         (["--show=run", "--body=ostrich"], "ms_human"),

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 
 from mjx_qflex import motions
 from mjx_qflex.errors import UserError
-from mjx_qflex.motions import library
+from mjx_qflex.motions import library, reference
 from mjx_qflex.porting import recipe
 from mjx_qflex.porting.compartments import satisfy_couplings
 from mjx_qflex.resources import data_folder
@@ -284,6 +285,33 @@ def test_scripts_make_the_files(name, tmp_path, monkeypatch):
 # --- files --------------------------------------------------------------------------------------
 
 
+TURNTABLE = """
+<mujoco><worldbody><body name="pelvis">
+  <joint name="x" type="slide" axis="1 0 0"/>
+  <joint name="turn" axis="0 0 1"/>
+  <joint name="bend" axis="0 1 0"/>
+  <geom size="0.1"/>
+  <body name="hand" pos="0.4 0.1 0"><geom size="0.1"/></body>
+</body></worldbody></mujoco>
+"""
+
+
+def test_landmarks_follow_a_scalar_root_that_turns_and_travels():
+    model = mujoco.MjModel.from_xml_string(TURNTABLE)
+    body = SimpleNamespace(source_model=lambda: model, source_qpos=np.array)
+    part = np.linspace(0.0, 1.0, 101)
+    wave = np.sin(2 * np.pi * part)
+    columns = {"time": 2 * part, "x": 3 * part + 0.1 * wave, "turn": 2 * np.pi * part}
+    columns["bend"] = 0.5 * wave
+    motion = reference.from_columns("spin", columns, ["x", "turn", "bend"], ["x", "turn"])
+    found = motions.landmarks(motion, body, ("pelvis", "hand"))
+    data = mujoco.MjData(model)
+    for time in np.random.default_rng(0).uniform(-3.0, 7.0, 20):
+        data.qpos[:] = motion.qpos(jnp.float32(time))
+        mujoco.mj_kinematics(model, data)
+        np.testing.assert_allclose(found.positions(jnp.float32(time)), data.xpos[1:], atol=2e-4)
+
+
 def test_missing_joint_is_named(joints):
     with pytest.raises(UserError, match="tail"):
         motions.load(WALK, [*joints, "tail"])
@@ -295,6 +323,28 @@ def test_half_a_period_is_refused(tmp_path, joints):
     short.write_text("".join(lines[:60]))
     with pytest.raises(UserError, match="one period"):
         motions.load(short, joints)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no rows"),
+        ("# empty\n", "no rows"),
+        ("time,hip\n", "no rows"),
+        ("hip,knee\n0,0\n1,1\n", "time"),
+        ("time,hip\n0,0\n1,a\n", "numbers"),
+        ("time,hip\n0,0\n1\n", "numbers"),
+        ("time,hip,knee\n0,0\n1,1\n", "gaps"),
+        ("time,hip\n0,0\n1,nan\n", "gaps"),
+        ("time,hip\n1,0\n0,0\n", "time"),
+    ],
+)
+def test_files_that_are_no_table_are_refused_in_a_line(text, words, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"mine\.csv .*{words}") as refusal:
+        motions.read_columns(path)
+    assert "\n" not in str(refusal.value)
 
 
 def test_uneven_steps_are_refused(tmp_path, joints, columns):

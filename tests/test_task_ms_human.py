@@ -8,13 +8,14 @@ import mujoco
 import numpy as np
 import pytest
 from c_mujoco import source_data
+from conftest import load_body
 from scipy.spatial.transform import Rotation
 from task_protocol import WORLDS, compiled_step, make, start
 
 from mjx_qflex import motions, tasks
 from mjx_qflex.errors import UserError
 from mjx_qflex.motions import anatomy
-from mjx_qflex.porting import muscle, recipe
+from mjx_qflex.porting import muscle, parity, recipe
 from mjx_qflex.tasks import ms_human
 
 GROUPS = 8  # of WORLDS random states
@@ -153,6 +154,31 @@ def test_force_of_c_mujocos_lengths_is_c_mujocos():
         np.testing.assert_allclose(force, data.actuator_force, rtol=1e-4, atol=1e-4 * peak)
 
 
+def test_acceleration_against_c_mujoco():
+    """In the air: the observed qacc is that of the last of ten physics steps."""
+    env, rng, first = make(RUN), np.random.default_rng(1), start(RUN)
+    body, offsets = env.body, jnp.linspace(0.0, 0.5, WORLDS)
+    aloft = [random_physics(env, offset, rng) for offset in offsets]
+    aloft = [x._replace(qpos=x.qpos.at[2].add(1.0)) for x in aloft]
+    physics = jax.tree.map(lambda *x: jnp.stack(x), *aloft)
+    walk = first.pipeline_state._replace(physics=physics, offset=offsets)
+    action = jnp.asarray(rng.uniform(-1, 0, (WORLDS, env.action_size)), jnp.float32)
+    obs = np.asarray(compiled_step(RUN)(first.replace(pipeline_state=walk), action).obs)
+    model = env.source_model().__copy__()
+    parity.stiffen_couplings(model)
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
+    data = mujoco.MjData(model)
+    joints = [model.joint(name).dofadr[0] for name in body.joint_names[1:]]
+    for world in range(WORLDS):
+        parity.set_source_state(body, data, aloft[world])
+        data.ctrl[:] = 0.5 * (1.0 + action[world])
+        for _ in range(ms_human.PHYSICS_STEPS):
+            mujoco.mj_step(model, data)  # qacc stays that of the step's beginning
+        found = obs[world, body.nq + body.nv : body.nq + 2 * body.nv]
+        expected = data.qacc[[*range(6), *joints]]
+        assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+
+
 @functools.cache
 def health_of(name):
     """Whether a pose is healthy when it is its own target."""
@@ -194,6 +220,125 @@ def test_reset_is_on_the_reference(name):
         np.testing.assert_allclose(physics.qpos, env.reference.qpos(offset), atol=1e-6)
         np.testing.assert_allclose(physics.qvel, env.reference.qvel(offset), atol=1e-5)
         assert not physics.act.any() and not state.metrics["outside_range"][world]
+
+
+def turning(body, path):
+    """A motion file for `body`: joints wave while it walks ahead and turns once about itself."""
+    names = anatomy.of(body.name)
+    part = np.linspace(0.0, 1.0, 61)
+    home = np.array(body.initial_state().qpos)
+    columns = {"time": 1.2 * part}
+    for i, joint in enumerate(name for name in body.joint_names if name not in names.root):
+        wave = 0.1 * np.sin(2 * np.pi * part + i) + 0.1
+        columns[joint] = home[body.qpos_index(joint)] + wave * (1 if i % 2 else 0.5)
+    ahead = 1.5 * part
+    if len(names.root) == 1:
+        root = np.tile(home[:7], (len(part), 1))
+        root[:, :2] += ahead[:, None] * names.forward
+        turn = Rotation.from_rotvec(np.outer(2 * np.pi * part, [0, 0, 1])) * Rotation.from_quat(
+            home[3:7], scalar_first=True
+        )
+        root[:, 3:] = turn.as_quat(scalar_first=True)
+        for row in range(1, len(root)):
+            root[row, 3:] *= np.sign(root[row, 3:] @ root[row - 1, 3:])
+        columns |= {f"root{s}": x for s, x in zip(motions.FREE_SUFFIXES, root.T, strict=True)}
+    else:
+        for joint in names.root:
+            columns[joint] = np.full(len(part), home[body.qpos_index(joint)])
+        columns["pelvis_tx"] += ahead
+        columns["pelvis_rotation"] += 2 * np.pi * part
+    motions.write_columns(path, columns, "made for a test")
+
+
+@pytest.fixture(params=sorted(anatomy.ANATOMIES))
+def walker_and_dancer(request, monkeypatch, tmp_path):
+    """Both tasks on one body, loaded once, with a motion that costs nothing to make."""
+    body = load_body(request.param)
+    monkeypatch.setattr(ms_human.porting, "load", lambda *_, **__: body)
+    path = tmp_path / "turning.csv"
+    turning(body, path)
+    options = {"body": request.param, "motion": str(path)}
+    return tasks.make("ms_human_walk", **options), tasks.make(DANCE, **options)
+
+
+def moved_physics(env, time, rng):
+    """Near the reference at `time`, moving; a scalar root is tilted, too."""
+    body = env.body
+    if body.tree.num_free:
+        return random_physics(env, time, rng)
+    noise = np.where(np.isin(body.joint_names, anatomy.of(body.name).root), 0.2, 0.06)
+    qpos = np.array(env.reference.qpos(time)) + noise * rng.normal(size=body.nq)
+    return body.initial_state()._replace(
+        qpos=jnp.asarray(qpos, jnp.float32),
+        qvel=env.reference.qvel(time) + 0.3 * rng.normal(size=body.nv).astype(np.float32),
+        act=jnp.asarray(rng.uniform(0.0, 0.3, size=body.nu), jnp.float32),
+    )
+
+
+def test_rewards_and_observation_of_every_body(walker_and_dancer):
+    """Both tasks' terms, at times between the knots of the tables, against C MuJoCo."""
+    walker, dancer = walker_and_dancer
+    body, names = walker.body, anatomy.of(walker.body.name)
+
+    def all_of(state):
+        physics = state.physics
+        kinematics, muscles = body.kinematics(physics), body.muscles(physics)
+        terms, target = [], None
+        for env in (walker, dancer):
+            target = env.target(state.offset + physics.time, physics.qpos)
+            healthy = env.is_healthy(physics, kinematics, target.qpos)
+            terms.append(env.reward_terms(physics, kinematics, muscles, target, healthy))
+        qacc = jnp.zeros(body.nv)
+        return walker._observe(state, qacc, kinematics, muscles, target.qpos), terms
+
+    forward, up = np.array([*names.forward, 0.0]), np.array([0.0, 0.0, 1.0])
+    axes = np.stack([np.cross(up, forward), -forward, up])
+    at_rest = source_data(walker, body.initial_state())
+    rest = at_rest.body(names.pelvis).xmat.reshape(3, 3).copy()
+    compiled = jax.jit(all_of, compiler_options=body.compiler_options)
+    rng, joints = np.random.default_rng(2), [n for n in body.joint_names if n not in names.root]
+    places = [body.qpos_index(name) for name in joints]
+    for time in rng.uniform(0.0, 3.0, 4).astype(np.float32):
+        physics = moved_physics(walker, time, rng)
+        state = ms_human.WalkState(physics, jnp.float32(time), jnp.int32(0))
+        obs, (walking, dancing) = jax.tree.map(np.asarray, compiled(state))
+        data, there = source_data(walker, physics), reference_data(walker, time)
+        qpos, target = np.asarray(physics.qpos), np.array(walker.reference.qpos(time))
+        if body.tree.num_free:
+            target = nearer(target, qpos)
+        squared = np.sum((target - qpos)[places] ** 2)
+        speed = data.subtree_linvel[0]
+        expected = {
+            "qpos": -50 * squared,
+            "qvel": -0.1 * float(jnp.sum((walker.reference.qvel(time) - physics.qvel) ** 2)),
+            "actuation": -50 * 1e-3 * np.linalg.norm(data.actuator_force) / body.nu,
+            "velocity": -5 * ((1.25 - speed @ forward) ** 2 + (speed @ axes[0]) ** 2),
+        }
+        for term, value in expected.items():
+            loose = 0.02 if term == "actuation" and body.path_groups else 1e-3  # compiled paths
+            assert float(walking[term]) == pytest.approx(value, rel=loose, abs=1e-4), term
+        miss = [data.body(b).xpos - there.body(b).xpos for b in names.key_bodies()]
+        assert float(dancing["qpos"]) == pytest.approx(-5 * squared, rel=1e-4)
+        assert float(dancing["xpos"]) == pytest.approx(-100 * np.sum(np.square(miss)), rel=5e-3)
+        turn = data.body(names.pelvis).xmat.reshape(3, 3) @ rest.T
+        turn = Rotation.from_matrix(axes @ turn @ axes.T)
+        chest = data.body(names.chest) if names.sternum is None else data.site(names.sternum)
+        pelvis = data.body(names.pelvis).xpos
+        near = np.linalg.norm(target - qpos) <= 3.0 and pelvis[2] >= 0.6 and chest.xpos[2] >= 1.0
+        for terms, angles in ((walking, turn.as_euler("XYZ")), (dancing, turn.as_euler("ZYX")[1:])):
+            healthy = near and np.abs(angles).max() <= 0.4
+            assert float(terms["healthy"]) == 100.0 * healthy
+        sizes = [body.nq, body.nv, body.nv, *[body.nu] * 4, 1, 1, 3, 3, body.nq]
+        parts = np.split(obs, np.cumsum(sizes)[:-1])
+        _, _, _, act, force, length, _, _, phase, pelvis_seen, chest_seen, miss = parts
+        np.testing.assert_allclose(act, data.act, atol=1e-6)
+        assert np.sqrt(np.mean((length - data.actuator_length) ** 2)) < 5e-4
+        wrong = np.linalg.norm(force - 1e-3 * data.actuator_force)
+        assert wrong < 0.05 * np.linalg.norm(1e-3 * data.actuator_force)
+        assert phase[0] == pytest.approx(time / 1.2 % 1.0, abs=1e-5)
+        np.testing.assert_allclose(pelvis_seen, pelvis, atol=1e-4)
+        np.testing.assert_allclose(chest_seen, chest.xpos, atol=1e-4)
+        np.testing.assert_allclose(miss, target - qpos, atol=1e-5)
 
 
 @pytest.mark.parametrize("body", sorted(anatomy.ANATOMIES))
