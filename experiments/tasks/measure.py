@@ -19,7 +19,7 @@ from mjx_qflex.errors import UserError
 
 HERE = Path(__file__).parent
 BATCHES = (1, 64, 1024)
-BUDGET_S = 4.0  # of each timed run; the number of steps follows from a first short one
+BUDGET_S = 2.0  # of each timed run; the number of steps follows from a first short one
 
 
 def measure(env, batch: int) -> dict[str, float]:
