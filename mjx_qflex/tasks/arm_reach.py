@@ -6,19 +6,19 @@ stays the same while the action space grows from 6 to 696 dimensions.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
-from brax.envs.base import Env, State
+from brax.envs.base import State
 
 from mjx_qflex import porting
 from mjx_qflex.porting import PhysicsState
+from mjx_qflex.tasks.body_task import BodyTask
 
 EPISODE_LENGTH = 60  # actions: 1.2 s
-CONTROL_DT = 0.02  # s
+PHYSICS_STEPS = 10  # of one action
 REACHED = 0.03  # m, the distance within which the hand counts as on the target
 JOINTS = ("shoulder", "elbow")
 HAND = (0.3, 0.0, 0.0)  # m, in the forearm's frame
@@ -39,7 +39,7 @@ class ArmState(NamedTuple):
     steps: jax.Array  # [] int32, actions since reset
 
 
-class ArmReach(Env):
+class ArmReach(BodyTask):
     """Bring the hand of a resting arm to a target, wherever a uniformly drawn pose puts it.
 
     Actions in [-1, 1] are excitations from none to full. Observation [A + 8]: joint angles (rad),
@@ -51,13 +51,8 @@ class ArmReach(Env):
     terminates = False  # it only times out
 
     def __init__(self, config: ArmReachConfig = ArmReachConfig()):
-        self.config = config
-        self.body = porting.load("arm", num_actuators=config.num_actuators)
-        self.episode_length = EPISODE_LENGTH
-        self.control_dt = CONTROL_DT
-        self.compiler_options = self.body.compiler_options
-        self.idle_action = np.full(self.action_size, -1.0, np.float32)
-        self._physics_steps = round(CONTROL_DT / self.body.timestep)
+        body = porting.load("arm", num_actuators=config.num_actuators)
+        super().__init__(config, body, EPISODE_LENGTH, PHYSICS_STEPS)
         self._forearm = self.body.body_index("forearm")
         source = self.body.source_model()
         ranges = np.array([source.joint(name).range for name in JOINTS], np.float32)
@@ -67,61 +62,30 @@ class ArmReach(Env):
     def observation_size(self) -> int:
         return self.body.nu + 8
 
-    @property
-    def action_size(self) -> int:
-        return self.body.nu
-
-    @property
-    def backend(self) -> str:
-        return "mjx"
-
     def reset(self, rng: jax.Array) -> State:
         """Returns the arm at rest in the middle of its ranges, with a new target."""
         pose = jax.random.uniform(rng, (2,), minval=self._low, maxval=self._high)
         rest = self.body.initial_state()._replace(qpos=jnp.asarray(0.5 * (self._low + self._high)))
         arm = ArmState(rest, self.hand(rest._replace(qpos=pose)), jnp.zeros((), jnp.int32))
-        zero = jnp.zeros(())
-        metrics = {
-            "reward/distance": zero,
-            "reward/reached": zero,
-            "outside_range": self.body.muscles(rest).outside,
-        }
-        # brax annotates pipeline_state as a state of its own pipelines.
-        return State(cast(Any, arm), self._observe(arm), zero, zero, metrics, {"truncation": zero})
+        outside = self.body.muscles(rest).outside
+        return self.started(arm, self._observe(arm), ("distance", "reached"), outside_range=outside)
 
     def step(self, state: State, action: jax.Array) -> State:
         """Excites the muscles by `action` [A] in [-1, 1] for 20 ms."""
         old = cast(ArmState, state.pipeline_state)
         ctrl = 0.5 * (jnp.clip(action, -1.0, 1.0) + 1.0)
-        physics, _ = self.body.advance(old.physics, ctrl, self._physics_steps)
+        physics, _ = self.body.advance(old.physics, ctrl, self.physics_steps)
         arm = ArmState(physics, old.target, old.steps + 1)
         distance = jnp.linalg.norm(arm.target - self.hand(physics))
-        terms = {
-            "reward/distance": -distance,
-            "reward/reached": (distance < REACHED).astype(jnp.float32),
-        }
+        terms = {"distance": -distance, "reached": (distance < REACHED).astype(jnp.float32)}
         outside = self.body.muscles(physics).outside
-        truncation = (arm.steps >= self.episode_length).astype(jnp.float32)
-        return state.replace(
-            pipeline_state=arm,
-            obs=self._observe(arm),
-            reward=terms["reward/distance"] + terms["reward/reached"],
-            metrics={**state.metrics, **terms, "outside_range": outside},
-            info={**state.info, "truncation": truncation},
-        )
+        return self.stepped(state, arm, self._observe(arm), terms, outside_range=outside)
 
     def hand(self, physics: PhysicsState) -> jax.Array:
         """Position `[2]` of the hand in the horizontal plane (m)."""
         kinematics = self.body.kinematics(physics)
         turned = jnp.sum(kinematics.xmat[self._forearm] * jnp.array([HAND]), axis=1)
         return (kinematics.xpos[self._forearm] + turned)[:2]
-
-    def render_qpos(self, arm: ArmState) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the source model's qpos, and the activation of each of its muscles."""
-        return self.body.source_qpos(arm.physics.qpos), np.asarray(arm.physics.act)
-
-    def source_model(self) -> mujoco.MjModel:
-        return self.body.source_model()
 
     def _observe(self, arm: ArmState) -> jax.Array:
         physics = arm.physics

@@ -40,13 +40,12 @@ offset.
 """  # noqa: E501
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
-from brax.envs.base import Env, State
+from brax.envs.base import State
 
 from mjx_qflex import motions, porting
 from mjx_qflex.lookup import unknown_name
@@ -55,6 +54,7 @@ from mjx_qflex.porting import Kinematics, Muscles, PhysicsState
 from mjx_qflex.porting.dynamics import matmul
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap, excitation
+from mjx_qflex.tasks.body_task import BodyTask
 
 EPISODE_LENGTH = 300  # actions: 6 s
 PHYSICS_STEPS = 10  # of one action
@@ -138,7 +138,7 @@ class Target(NamedTuple):
     xpos: jax.Array  # [6, 3] of the key bodies; empty where no term asks for them
 
 
-class MsHumanWalk(Env):
+class MsHumanWalk(BodyTask):
     """Follow a reference gait at 1.25 m/s with every muscle under the policy's control.
 
     Actions in [-1, 1] are excitations from none to full (`excitation`). Observation: qpos, qvel,
@@ -157,15 +157,11 @@ class MsHumanWalk(Env):
                 f"reward set of {self.task_name}", config.reward_set, self.reward_sets
             )
         action_maps.check(self.task_name, config.action_map)
-        self.config = config
-        self.rewards = self.reward_sets[config.reward_set]
         names = anatomy.of(config.body)
-        self.body = porting.load(config.body, num_actuators=config.num_actuators)
+        body = porting.load(config.body, num_actuators=config.num_actuators)
+        super().__init__(config, body, EPISODE_LENGTH, PHYSICS_STEPS)
+        self.rewards = self.reward_sets[config.reward_set]
         self.reference = motions.of_body(config.motion, self.body)
-        self.episode_length = EPISODE_LENGTH
-        self.control_dt = PHYSICS_STEPS * self.body.timestep
-        self.compiler_options = self.body.compiler_options
-        self.idle_action = np.full(self.action_size, -1.0, np.float32)
         self.heading = names.forward  # in the world, for the camera
         forward, up = np.array([*names.forward, 0.0]), np.array([0.0, 0.0, 1.0])
         self._axes = np.stack([np.cross(up, forward), -forward, up]).astype(np.float32)
@@ -191,14 +187,6 @@ class MsHumanWalk(Env):
         body = self.body
         return 2 * body.nq + 2 * body.nv + 4 * body.nu + 8
 
-    @property
-    def action_size(self) -> int:
-        return self.body.nu
-
-    @property
-    def backend(self) -> str:
-        return "mjx"
-
     def reset(self, rng: jax.Array) -> State:
         """Returns a state on the reference at a random phase, all muscles inactive."""
         offset = jax.random.uniform(rng, ()) * self.reference.period
@@ -208,34 +196,22 @@ class MsHumanWalk(Env):
         walk = WalkState(physics, offset, jnp.zeros((), jnp.int32))
         kinematics, muscles = self.body.kinematics(physics), self.body.muscles(physics)
         obs = self._observe(walk, jnp.zeros(self.body.nv), kinematics, muscles, physics.qpos)
-        zero = jnp.zeros(())
-        metrics = {f"reward/{term}": zero for term in self.rewards.terms()}
-        metrics |= {"outside_range": muscles.outside}
-        # brax annotates pipeline_state as a state of its own pipelines.
-        return State(cast(Any, walk), obs, zero, zero, metrics, {"truncation": zero})
+        return self.started(walk, obs, self.rewards.terms(), outside_range=muscles.outside)
 
     def step(self, state: State, action: jax.Array) -> State:
         """Excites the muscles by `action` [A] in [-1, 1] for 20 ms."""
         old = cast(WalkState, state.pipeline_state)
         ctrl = excitation(action, self.config.action_map)
-        physics, qacc = self.body.advance(old.physics, ctrl, PHYSICS_STEPS)
+        physics, qacc = self.body.advance(old.physics, ctrl, self.physics_steps)
         walk = WalkState(physics, old.offset, old.steps + 1)
         kinematics, muscles = self.body.kinematics(physics), self.body.muscles(physics)
         compared = old.physics.time if self.rewards.as_code else physics.time
         target = self.target(old.offset + compared, physics.qpos)
         healthy = self.is_healthy(physics, kinematics, target.qpos)
         terms = self.reward_terms(physics, kinematics, muscles, target, healthy)
-        timed_out = walk.steps >= self.episode_length
-        ended = ~healthy | timed_out if self.rewards.as_code else ~healthy
-        metrics = {f"reward/{name}": value for name, value in terms.items()}
-        return state.replace(
-            pipeline_state=walk,
-            obs=self._observe(walk, qacc, kinematics, muscles, target.qpos),
-            reward=sum(terms.values(), start=jnp.zeros(())),
-            done=ended.astype(jnp.float32),
-            metrics={**state.metrics, **metrics, "outside_range": muscles.outside},
-            info={**state.info, "truncation": (timed_out & ~ended).astype(jnp.float32)},
-        )
+        ended = ~healthy | self.timed_out(walk) if self.rewards.as_code else ~healthy
+        obs = self._observe(walk, qacc, kinematics, muscles, target.qpos)
+        return self.stepped(state, walk, obs, terms, ended, outside_range=muscles.outside)
 
     def target(self, time: jax.Array, qpos: jax.Array) -> Target:
         """The reference at `time` (s), for a body at `qpos [nq]`."""
@@ -291,13 +267,6 @@ class MsHumanWalk(Env):
             & jnp.all(jnp.abs(angles) <= MAX_TILT)
             & (jnp.linalg.norm(target - physics.qpos) <= MAX_DEVIATION)
         )
-
-    def render_qpos(self, walk: WalkState) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the source model's qpos, and the activation of each of its muscles."""
-        return self.body.source_qpos(walk.physics.qpos), np.asarray(walk.physics.act)
-
-    def source_model(self) -> mujoco.MjModel:
-        return self.body.source_model()
 
     def _sternum(self, kinematics: Kinematics) -> jax.Array:
         """Position `[3]` of the breastbone."""

@@ -15,18 +15,17 @@ Sources: MyoHub/myosuite (Apache-2.0), myobase/pen_v0.py, v2.12.1.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import mujoco
-import numpy as np
-from brax.envs.base import Env, State
+from brax.envs.base import State
 
 from mjx_qflex import porting
 from mjx_qflex.porting import PhysicsState
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap
+from mjx_qflex.tasks.body_task import BodyTask
 
 EPISODE_LENGTH = 50  # actions: 0.5 s
 PHYSICS_STEPS = 5  # of one action
@@ -52,7 +51,7 @@ class PenState(NamedTuple):
     steps: jax.Array  # [] int32, actions since reset
 
 
-class MyoHandPenTwirl(Env):
+class MyoHandPenTwirl(BodyTask):
     """Turn a pen that lies on the open hand to a drawn direction within half a second.
 
     Actions in [-1, 1] are excitations. Observation [83]: the hand's 23 joints; position (m) and
@@ -63,12 +62,7 @@ class MyoHandPenTwirl(Env):
 
     def __init__(self, config: MyoHandPenTwirlConfig = MyoHandPenTwirlConfig()):
         action_maps.check("myo_hand_pen_twirl", config.action_map)
-        self.config = config
-        self.body = porting.load("myo_hand_pen")
-        self.episode_length = EPISODE_LENGTH
-        self.control_dt = PHYSICS_STEPS * self.body.timestep
-        self.compiler_options = self.body.compiler_options
-        self.idle_action = np.full(self.action_size, -1.0, np.float32)
+        super().__init__(config, porting.load("myo_hand_pen"), EPISODE_LENGTH, PHYSICS_STEPS)
         rest = self.body.initial_state()
         palm_up = rest.qpos.at[self.body.qpos_index("pro_sup_r")].set(PALM_UP)
         self._start = rest._replace(qpos=palm_up)
@@ -78,44 +72,31 @@ class MyoHandPenTwirl(Env):
     def observation_size(self) -> int:
         return self.body.nq - 7 + 21 + self.body.nu
 
-    @property
-    def action_size(self) -> int:
-        return self.body.nu
-
-    @property
-    def backend(self) -> str:
-        return "mjx"
-
     def reset(self, rng: jax.Array) -> State:
         """Returns the open hand, palm up, the pen at rest on it, with a new target."""
         tilt = jax.random.uniform(rng, (2,), minval=-MAX_TILT, maxval=MAX_TILT)
         pen = PenState(self._start, target_direction(tilt), jnp.zeros((), jnp.int32))
-        zero = jnp.zeros(())
-        metrics = {f"reward/{term}": zero for term in WEIGHTS}
-        metrics |= {"solved": zero, "outside_range": self.body.muscles(self._start).outside}
-        # brax annotates pipeline_state as a state of its own pipelines.
-        return State(cast(Any, pen), self._observe(pen), zero, zero, metrics, {"truncation": zero})
+        outside = self.body.muscles(self._start).outside
+        return self.started(
+            pen, self._observe(pen), WEIGHTS, solved=jnp.zeros(()), outside_range=outside
+        )
 
     def step(self, state: State, action: jax.Array) -> State:
         """Excites the muscles by `action` [A] in [-1, 1] for 10 ms."""
         old = cast(PenState, state.pipeline_state)
         ctrl = action_maps.excitation(action, self.config.action_map)
-        physics, _ = self.body.advance(old.physics, ctrl, PHYSICS_STEPS)
+        physics, _ = self.body.advance(old.physics, ctrl, self.physics_steps)
         pen = PenState(physics, old.target, old.steps + 1)
-        terms = self.reward_terms(pen)
-        metrics = {f"reward/{name}": value for name, value in terms.items()}
         dropped = self.is_dropped(physics)
         solved = ~dropped & (jnp.sum(pen_direction(physics) * pen.target) > WELL_ALIGNED)
-        metrics["solved"] = solved.astype(jnp.float32)
-        metrics["outside_range"] = self.body.muscles(physics).outside
-        timed_out = pen.steps >= self.episode_length
-        return state.replace(
-            pipeline_state=pen,
-            obs=self._observe(pen),
-            reward=sum(terms.values(), start=jnp.zeros(())),
-            done=dropped.astype(jnp.float32),
-            metrics={**state.metrics, **metrics},
-            info={**state.info, "truncation": (timed_out & ~dropped).astype(jnp.float32)},
+        return self.stepped(
+            state,
+            pen,
+            self._observe(pen),
+            self.reward_terms(pen),
+            dropped,
+            solved=solved.astype(jnp.float32),
+            outside_range=self.body.muscles(physics).outside,
         )
 
     def reward_terms(self, pen: PenState) -> dict[str, jax.Array]:
@@ -136,13 +117,6 @@ class MyoHandPenTwirl(Env):
     def is_dropped(self, physics: PhysicsState) -> jax.Array:
         """Whether the pen has left its place (`[]` bool)."""
         return jnp.linalg.norm(physics.qpos[:3] - self._place) > DROPPED
-
-    def render_qpos(self, pen: PenState) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the source model's qpos, and the activation of each of its muscles."""
-        return self.body.source_qpos(pen.physics.qpos), np.asarray(pen.physics.act)
-
-    def source_model(self) -> mujoco.MjModel:
-        return self.body.source_model()
 
     def _observe(self, pen: PenState) -> jax.Array:
         physics = pen.physics

@@ -21,18 +21,19 @@ Sources: MyoHub/myosuite (Apache-2.0), myobase/walk_v0.py, v2.12.1.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from brax.envs.base import Env, State
+from brax.envs.base import State
 
 from mjx_qflex import motions, porting, resources
 from mjx_qflex.porting import Kinematics, PhysicsState
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap
+from mjx_qflex.tasks.body_task import BodyTask
 
 EPISODE_LENGTH = 1000  # actions: 10 s
 PHYSICS_STEPS = 5  # of one action
@@ -74,7 +75,7 @@ class LegWalkState(NamedTuple):
     steps: jax.Array  # [] int32, actions since reset
 
 
-class MyoLegWalk(Env):
+class MyoLegWalk(BodyTask):
     """Walk towards -y at 1.2 m/s, the hips swinging once a second.
 
     Actions in [-1, 1] are excitations. Observation: qpos without x and y; qvel times 10 ms;
@@ -86,14 +87,9 @@ class MyoLegWalk(Env):
 
     def __init__(self, config: MyoLegWalkConfig = MyoLegWalkConfig()):
         action_maps.check("myo_leg_walk", config.action_map)
-        self.config = config
-        self.body = porting.load("myo_legs")
-        self.episode_length = EPISODE_LENGTH
-        self.control_dt = PHYSICS_STEPS * self.body.timestep
-        self.compiler_options = self.body.compiler_options
-        self.idle_action = np.full(self.action_size, -1.0, np.float32)
+        body = porting.load("myo_legs")
+        super().__init__(config, body, EPISODE_LENGTH, PHYSICS_STEPS)
         self.heading = (0.0, -1.0)  # forward in the world, for the camera
-        body = self.body
         self._hips = np.array([body.qpos_index(f"hip_flexion_{side}") for side in "lr"])
         self._straight = np.array([body.qpos_index(name) for name in STRAIGHT_JOINTS])
         self._ankles = np.array([body.body_index(f"talus_{side}") for side in "lr"])
@@ -116,14 +112,6 @@ class MyoLegWalk(Env):
         body = self.body
         return body.nq - 2 + body.nv + 16 + 4 * body.nu
 
-    @property
-    def action_size(self) -> int:
-        return self.body.nu
-
-    @property
-    def backend(self) -> str:
-        return "mjx"
-
     def reset(self, rng: jax.Array) -> State:
         """Returns a stride's beginning, right or left foot in front, all muscles inactive."""
         side_key, noise_key = jax.random.split(rng)
@@ -138,31 +126,19 @@ class MyoLegWalk(Env):
         physics = physics._replace(qpos=physics.qpos.at[2].add(-lowest))
         walk = LegWalkState(physics, side * (HIP_PERIOD // 2), jnp.zeros((), jnp.int32))
         obs, outside = self._observe(walk, self.body.kinematics(physics))
-        zero = jnp.zeros(())
-        metrics = {f"reward/{term}": zero for term in WEIGHTS} | {"outside_range": outside}
-        # brax annotates pipeline_state as a state of its own pipelines.
-        return State(cast(Any, walk), obs, zero, zero, metrics, {"truncation": zero})
+        return self.started(walk, obs, terms=WEIGHTS, outside_range=outside)
 
     def step(self, state: State, action: jax.Array) -> State:
         """Excites the muscles by `action` [A] in [-1, 1] for 10 ms."""
         old = cast(LegWalkState, state.pipeline_state)
         ctrl = action_maps.excitation(action, self.config.action_map)
-        physics, _ = self.body.advance(old.physics, ctrl, PHYSICS_STEPS)
+        physics, _ = self.body.advance(old.physics, ctrl, self.physics_steps)
         walk = LegWalkState(physics, old.offset, old.steps + 1)
         kinematics = self.body.kinematics(physics)
         terms = self.reward_terms(physics, kinematics, _phase(old))
         obs, outside = self._observe(walk, kinematics)
-        metrics = {f"reward/{name}": value for name, value in terms.items()}
         fallen = self.has_fallen(physics, kinematics)
-        timed_out = walk.steps >= self.episode_length
-        return state.replace(
-            pipeline_state=walk,
-            obs=obs,
-            reward=sum(terms.values(), start=jnp.zeros(())),
-            done=fallen.astype(jnp.float32),
-            metrics={**state.metrics, **metrics, "outside_range": outside},
-            info={**state.info, "truncation": (timed_out & ~fallen).astype(jnp.float32)},
-        )
+        return self.stepped(state, walk, obs, terms, fallen, outside_range=outside)
 
     def reward_terms(
         self, physics: PhysicsState, kinematics: Kinematics, phase: jax.Array
@@ -186,13 +162,6 @@ class MyoLegWalk(Env):
         w, x, y, z = physics.qpos[3:7]
         sideways = 2.0 * (x * y - w * z)  # of the root's y axis; it faces along -y
         return (kinematics.com[2] < MIN_HEIGHT) | (jnp.abs(sideways) > MAX_TURN)
-
-    def render_qpos(self, walk: LegWalkState) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the source model's qpos, and the activation of each of its muscles."""
-        return self.body.source_qpos(walk.physics.qpos), np.asarray(walk.physics.act)
-
-    def source_model(self) -> mujoco.MjModel:
-        return self.body.source_model()
 
     def _lowest_sole_point(self, kinematics: Kinematics) -> jax.Array:
         """Height `[]` of the feet's lowest point (m)."""

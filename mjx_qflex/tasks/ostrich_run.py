@@ -12,16 +12,16 @@ As in the original, actions are the muscles' excitations themselves, from a cont
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
-from brax.envs.base import Env, State
+from brax.envs.base import State
 
 from mjx_qflex import porting
 from mjx_qflex.porting import Kinematics, Muscles, PhysicsState
+from mjx_qflex.tasks.body_task import BodyTask
 
 EPISODE_LENGTH = 1000  # actions: 25 s
 PHYSICS_STEPS = 10  # of one action
@@ -46,7 +46,7 @@ class OstrichState(NamedTuple):
     steps: jax.Array  # [] int32, actions since reset
 
 
-class OstrichRun(Env):
+class OstrichRun(BodyTask):
     """Run forward (+x) as fast as possible.
 
     Actions [120] excite the muscles. Observation [596]: heights of head, pelvis and both feet; qpos
@@ -57,12 +57,7 @@ class OstrichRun(Env):
     """
 
     def __init__(self, config: OstrichRunConfig = OstrichRunConfig()):
-        self.config = config
-        self.body = porting.load("ostrich")
-        self.episode_length = EPISODE_LENGTH
-        self.control_dt = PHYSICS_STEPS * self.body.timestep
-        self.compiler_options = self.body.compiler_options
-        self.idle_action = np.full(self.action_size, -1.0, np.float32)
+        super().__init__(config, porting.load("ostrich"), EPISODE_LENGTH, PHYSICS_STEPS)
         model = self.body.source_model()
         limits = RESET_SHARE * model.jnt_range[ROOT:].astype(np.float32)
         self._low, self._high = limits.T
@@ -76,53 +71,26 @@ class OstrichRun(Env):
     def observation_size(self) -> int:
         return 4 + self.body.nq - 1 + self.body.nv + 4 * self.body.nu + 1
 
-    @property
-    def action_size(self) -> int:
-        return self.body.nu
-
-    @property
-    def backend(self) -> str:
-        return "mjx"
-
     def reset(self, rng: jax.Array) -> State:
         """Returns the bird upright and at rest, its joints somewhere near the middle."""
         joints = jax.random.uniform(rng, self._low.shape, minval=self._low, maxval=self._high)
         start = self.body.initial_state()
         physics = start._replace(qpos=jnp.concatenate([start.qpos[:ROOT], joints]))
         kinematics, muscles = self.body.kinematics(physics), self.body.muscles(physics)
-        zero = jnp.zeros(())
-        metrics = {"reward/forward": zero, "reward/backward": zero}
-        # brax annotates pipeline_state as a state of its own pipelines.
-        return State(
-            cast(Any, OstrichState(physics, jnp.zeros((), jnp.int32))),
-            self.observe(physics, kinematics, muscles),
-            zero,
-            zero,
-            metrics,
-            {"truncation": zero},
-        )
+        bird = OstrichState(physics, jnp.zeros((), jnp.int32))
+        obs = self.observe(physics, kinematics, muscles)
+        return self.started(bird, obs, ("forward", "backward"))
 
     def step(self, state: State, action: jax.Array) -> State:
         """Excites the muscles by `action` [120] in [0, 1] for 25 ms; less than 0 is 0."""
         old = cast(OstrichState, state.pipeline_state)
-        physics, _ = self.body.advance(old.physics, jnp.clip(action, 0.0, 1.0), PHYSICS_STEPS)
+        physics, _ = self.body.advance(old.physics, jnp.clip(action, 0.0, 1.0), self.physics_steps)
         bird = OstrichState(physics, old.steps + 1)
         kinematics, muscles = self.body.kinematics(physics), self.body.muscles(physics)
         speed = kinematics.com_velocity[0]
-        ended = self.is_over(physics, kinematics)
-        timed_out = bird.steps >= self.episode_length
-        terms = {
-            "reward/forward": jnp.maximum(speed, 0.0),
-            "reward/backward": jnp.minimum(speed, 0.0),
-        }
-        return state.replace(
-            pipeline_state=bird,
-            obs=self.observe(physics, kinematics, muscles),
-            reward=speed,
-            done=ended.astype(jnp.float32),
-            metrics={**state.metrics, **terms},
-            info={**state.info, "truncation": (timed_out & ~ended).astype(jnp.float32)},
-        )
+        terms = {"forward": jnp.maximum(speed, 0.0), "backward": jnp.minimum(speed, 0.0)}
+        obs = self.observe(physics, kinematics, muscles)
+        return self.stepped(state, bird, obs, terms, self.is_over(physics, kinematics))
 
     def observe(self, physics: PhysicsState, kinematics: Kinematics, muscles: Muscles) -> jax.Array:
         """What the policy sees of a state, `[596]`."""
@@ -152,10 +120,3 @@ class OstrichRun(Env):
     def _pelvis_height(self, kinematics: Kinematics) -> jax.Array:
         up = kinematics.xmat[self._root, 2]
         return kinematics.xpos[self._root, 2] + jnp.sum(up * self._pelvis_in_root)
-
-    def render_qpos(self, bird: OstrichState) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the source model's qpos, and the activation of each of its muscles."""
-        return self.body.source_qpos(bird.physics.qpos), np.asarray(bird.physics.act)
-
-    def source_model(self) -> mujoco.MjModel:
-        return self.body.source_model()

@@ -4,12 +4,12 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
-from brax.envs.base import Env, State
+from brax.envs.base import State
 
 from mjx_qflex import porting
 from mjx_qflex.porting import Kinematics, PhysicsState
+from mjx_qflex.tasks.body_task import BodyTask
 
 RESET_NOISE = 0.01  # m, rad: half width of the uniform noise on every coordinate
 
@@ -21,7 +21,7 @@ class ServoState(NamedTuple):
     steps: jax.Array  # [] int32, actions since reset
 
 
-class ServoTask(Env):
+class ServoTask(BodyTask):
     """A body whose actions are its servos' targets: -1 and 1 are the ends of their ranges.
 
     A task gives the names `terms` and `factors` of its reward and the methods that raise
@@ -41,12 +41,7 @@ class ServoTask(Env):
         physics_steps: int,
     ):
         """Loads `body`; `keyframe` is the source model's qpos at the start (None: qpos0)."""
-        self.config = config
-        self.body = porting.load(body)
-        self.episode_length = episode_length
-        self.control_dt = physics_steps * self.body.timestep
-        self.compiler_options = self.body.compiler_options
-        self._physics_steps = physics_steps
+        super().__init__(config, porting.load(body), episode_length, physics_steps)
         model = self.body.source_model()
         start = model.qpos0 if keyframe is None else np.array(keyframe)
         self.start = start[self.body.tree.source_qpos_address].astype(np.float32)
@@ -61,14 +56,6 @@ class ServoTask(Env):
         share = (target - self._low) / (self._high - self._low)
         return np.clip(2.0 * share - 1.0, -1.0, 1.0).astype(np.float32)
 
-    @property
-    def action_size(self) -> int:
-        return self.body.nu
-
-    @property
-    def backend(self) -> str:
-        return "mjx"
-
     def reset(self, rng: jax.Array) -> State:
         """Returns the start pose with a little noise on every coordinate, at rest."""
         noise = jax.random.uniform(rng, self.start.shape, minval=-RESET_NOISE, maxval=RESET_NOISE)
@@ -78,33 +65,25 @@ class ServoTask(Env):
             qpos = qpos.at[at].set(qpos[at] / jnp.linalg.norm(qpos[at]))
         physics = self.body.initial_state()._replace(qpos=qpos)
         obs = self.observe(physics, self.body.kinematics(physics))
-        zero = jnp.zeros(())
-        metrics = {f"reward/{name}": zero for name in self.terms}
-        metrics |= {f"factor/{name}": zero for name in self.factors}
-        # brax annotates pipeline_state as a state of its own pipelines.
-        start = cast(Any, ServoState(physics, jnp.zeros((), jnp.int32)))
-        return State(start, obs, zero, zero, metrics, {"truncation": zero})
+        start = ServoState(physics, jnp.zeros((), jnp.int32))
+        factors = {f"factor/{name}": jnp.zeros(()) for name in self.factors}
+        return self.started(start, obs, self.terms, **factors)
 
     def step(self, state: State, action: jax.Array) -> State:
         """Moves the servos' targets to `action` [A] in [-1, 1] of their ranges."""
         old = cast(ServoState, state.pipeline_state)
         ctrl = self.targets(action)
-        physics, _ = self.body.advance(old.physics, ctrl, self._physics_steps)
+        physics, _ = self.body.advance(old.physics, ctrl, self.physics_steps)
         new = ServoState(physics, old.steps + 1)
         kinematics = self.body.kinematics(physics)
         factors = self.reward_factors(kinematics, self.body.servo_force(physics, ctrl))
-        terms = self.reward_terms(factors)
-        ended = self.is_over(physics, kinematics)
-        timed_out = new.steps >= self.episode_length
-        metrics = {f"reward/{name}": value for name, value in terms.items()}
-        metrics |= {f"factor/{name}": value for name, value in factors.items()}
-        return state.replace(
-            pipeline_state=new,
-            obs=self.observe(physics, kinematics),
-            reward=sum(terms.values(), start=jnp.zeros(())),
-            done=ended.astype(jnp.float32),
-            metrics={**state.metrics, **metrics},
-            info={**state.info, "truncation": (timed_out & ~ended).astype(jnp.float32)},
+        return self.stepped(
+            state,
+            new,
+            self.observe(physics, kinematics),
+            self.reward_terms(factors),
+            self.is_over(physics, kinematics),
+            **{f"factor/{name}": value for name, value in factors.items()},
         )
 
     def targets(self, action: jax.Array) -> jax.Array:
@@ -127,10 +106,3 @@ class ServoTask(Env):
     def is_over(self, physics: PhysicsState, kinematics: Kinematics) -> jax.Array:
         """Whether the body has failed (`[]` bool)."""
         raise NotImplementedError
-
-    def render_qpos(self, state: ServoState) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the source model's qpos, and an activation of 0 for each servo."""
-        return self.body.source_qpos(state.physics.qpos), np.zeros(self.action_size)
-
-    def source_model(self) -> mujoco.MjModel:
-        return self.body.source_model()
