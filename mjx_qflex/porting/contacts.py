@@ -54,14 +54,19 @@ class Contacts:
 
 
 class Rows(NamedTuple):
-    """Inequality rows of the constraint solver: force = -stiffness * min(J a - reference, 0)."""
+    """Inequality rows of the constraint solver: force = -stiffness * min(J a - reference, 0).
+
+    A contact has four rows, the edges of its friction pyramid: normal + tangent, normal - tangent,
+    and the same with the second tangent, all tangents times friction. They share these three
+    directions; `solver.edges` combines them.
+    """
 
     limit_sign: jax.Array  # [nv] +1 at the lower limit, -1 at the upper, 0 without limits
     limit_reference: jax.Array  # [nv] reference acceleration
     limit_stiffness: jax.Array  # [nv] 0 where no limit is reached
-    contact_jacobian: jax.Array  # [nv, 4 K] transposed: its products are faster so on a CPU
-    contact_reference: jax.Array  # [4 K]
-    contact_stiffness: jax.Array  # [4 K]
+    contact_jacobian: jax.Array  # [nv, 3 K] of normals, first and second tangents times friction
+    contact_reference: jax.Array  # [4, K]
+    contact_stiffness: jax.Array  # [K] the same for all edges of a contact
 
 
 def build(
@@ -190,7 +195,7 @@ def constraint_rows(
         position, velocity, tree.limit_weight, tree.limit_solref, tree.limit_solimp, timestep
     )
     jacobian, distance = _contact_jacobian(tree, contacts, world, move, slope)
-    along = dynamics.matmul(qvel, jacobian)
+    along = edges(dynamics.matmul(qvel, jacobian))
     weight, solref, solimp = _row_parameters(contacts)
     contact_reference, contact_stiffness = _soft(distance, along, weight, solref, solimp, timestep)
     of_dof = np.equal.outer(tree.limit_dof, np.arange(tree.nv))
@@ -205,16 +210,21 @@ def _limits(tree: Tree, qpos: jax.Array, qvel: jax.Array) -> tuple[jax.Array, ..
     return sign, jnp.minimum(below, above) - tree.limit_margin, sign * qvel[tree.limit_dof]
 
 
+def edges(directions: jax.Array) -> jax.Array:
+    """Rows `[4, K]` of the pyramids' edges, from those of the three directions, `[3 K]`."""
+    normal, first, second = jnp.split(directions, 3)
+    return jnp.stack([normal + first, normal - first, normal + second, normal - second])
+
+
 def _row_parameters(contacts: Sequence[Contacts]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inverse weights `[4 K]`, `solref [4 K, 2]` and `solimp [4 K, 5]` of the pyramids' edges."""
+    """Inverse weights `[K]` of the pyramids' edges, `solref [K, 2]` and `solimp [K, 5]`."""
     weight, friction, solref, solimp = (
         np.concatenate([np.zeros(shape), *(getattr(c, name) for c in contacts)])
         for name, shape in (
             ("weight", 0), ("friction", 0), ("solref", (0, 2)), ("solimp", (0, 5)),
         )
     )  # fmt: skip
-    weight = weight * (1 + friction**2) * 2 * friction**2
-    return np.tile(weight, 4), np.tile(solref, (4, 1)), np.tile(solimp, (4, 1))
+    return weight * (1 + friction**2) * 2 * friction**2, solref, solimp
 
 
 def _contact_jacobian(
@@ -224,7 +234,7 @@ def _contact_jacobian(
     move: dynamics.Motion,
     slope: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the pyramids' edges `[nv, 4 K]` and distances less margin `[4 K]`."""
+    """Returns directions `[nv, 3 K]`, as in `Rows`, and distances less margin `[K]`."""
     if not contacts:
         return jnp.zeros((tree.nv, 0)), jnp.zeros(0)
     parts = [_meet(c, world) for c in contacts]
@@ -236,13 +246,12 @@ def _contact_jacobian(
         np.concatenate([getattr(c, name) for c in contacts])
         for name in ("friction", "margin", "node", "other_node")
     )
-    across = dynamics.cross(normal, tangent)
-    sides = jnp.concatenate([tangent, -tangent, across, -across], axis=1)
-    edges = sides * np.tile(friction, 4)[None] + jnp.tile(normal, (1, 4))
+    tangent = tangent * friction[None]
+    directions = jnp.concatenate([normal, tangent, dynamics.cross(normal, tangent)], axis=1)
     jacobian = dynamics.force_jacobian(
-        tree, move, slope, jnp.tile(point, (1, 4)), edges, np.tile(node, 4), np.tile(other, 4)
+        tree, move, slope, jnp.tile(point, (1, 3)), directions, np.tile(node, 3), np.tile(other, 3)
     )
-    return jacobian, jnp.tile(distance - margin, 4)
+    return jacobian, distance - margin
 
 
 def _meet(contacts: Contacts, world: dynamics.Poses) -> tuple[jax.Array, ...]:
@@ -352,9 +361,10 @@ def _soft(
     solimp: np.ndarray,
     timestep: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Reference acceleration and stiffness of rows (MuJoCo, "Solver parameters").
+    """Reference accelerations `[..., n]` and stiffness `[n]` of rows (MuJoCo, "Solver parameters").
 
-    Rows whose `position` is not below 0 get stiffness 0: they are not in contact.
+    Several `velocity [..., n]` may share their `position [n]`. Rows whose position is not below 0
+    get stiffness 0: they are not in contact.
     """
     low, high = mujoco.mjMINIMP, mujoco.mjMAXIMP
     d0, d1 = np.clip(solimp[:, 0], low, high), np.clip(solimp[:, 1], low, high)
@@ -368,6 +378,8 @@ def _soft(
     rising = x**power / mid ** (power - 1)
     settling = 1 - (1 - x) ** power / (1 - mid) ** (power - 1)
     impedance = jnp.where(x < mid, rising, settling) * (d1 - d0) + d0
-    reference = velocity * -damp - impedance * stiff * position
+    shape = velocity.shape
+    reference = velocity * np.broadcast_to(-damp, shape)
+    reference = reference - jnp.broadcast_to(impedance * stiff * position, shape)
     row = impedance / (weight * jnp.maximum(1 - impedance, mujoco.mjMINVAL))
     return reference, jnp.where(position < 0, row, 0.0)

@@ -241,12 +241,20 @@ def node_momentum(move: Motion) -> jax.Array:
     return _apply_inertia(move.inertia, move.velocity)
 
 
-def force_projection(tree: Tree, slope: jax.Array) -> jax.Array:
-    """Returns G' `[nv, D]`: from forces on the source's dofs to forces on the independent ones.
+def project(tree: Tree, slope: jax.Array, force: jax.Array) -> jax.Array:
+    """G' `force`: from `[D]` on the source's dofs to `[nv]` on the independent ones."""
+    force = force * slope
+    return matmul(force, tree.reduce) if tree.is_coupled else force
+
+
+def project_columns(tree: Tree, slope: jax.Array, forces: jax.Array) -> jax.Array:
+    """G' `forces`: from `[D, K]` on the source's dofs to `[nv, K]` on the independent ones.
 
     Products that XLA:CPU runs fast have their summed axis last on both sides: `a @ b.T`.
     """
-    return jnp.asarray(tree.reduce.T, jnp.float32) * slope[None]
+    if not tree.is_coupled:
+        return forces * slope[:, None]
+    return matmul(jnp.asarray(tree.reduce.T, jnp.float32) * slope[None], forces)
 
 
 def mass_matrix(tree: Tree, move: Motion, slope: jax.Array) -> jax.Array:
@@ -257,8 +265,10 @@ def mass_matrix(tree: Tree, move: Motion, slope: jax.Array) -> jax.Array:
     carries = tree.moves[:, tree.dof_node] * _first_of_each_pair(tree)
     product = sum(move.axes[k, :, None] * momentum[k, None, :] for k in range(6))
     product = product * carries.astype(np.float32)
-    half = matmul(force_projection(tree, slope), matmul(product, tree.reduce))
-    armature = matmul(tree.armature * slope * slope, tree.reduce)
+    if tree.is_coupled:
+        product = matmul(product, tree.reduce)
+    half = project_columns(tree, slope, product)
+    armature = project(tree, slope, tree.armature * slope)
     return half + half.T + jnp.diag(armature)
 
 
@@ -291,7 +301,7 @@ def bias_force(tree: Tree, move: Motion, joints: JointState) -> jax.Array:
         [cross(w, momentum[:3]) + cross(v, momentum[3:]), cross(w, momentum[3:])]
     )
     force = _apply_inertia(move.inertia, acceleration) + gyroscopic
-    armature = matmul(tree.armature * joints.drift * joints.slope, tree.reduce)
+    armature = project(tree, joints.slope, tree.armature * joints.drift)
     return wrench_force(tree, move, joints.slope, force) + armature
 
 
@@ -299,12 +309,12 @@ def passive_force(tree: Tree, joints: JointState) -> jax.Array:
     """Returns G'(joint springs and dampers) `[nv]`."""
     position = jnp.concatenate([jnp.zeros(6 * tree.num_free), joints.position])
     force = -tree.stiffness * (position - tree.spring_home) - tree.damping * joints.velocity
-    return matmul(force * joints.slope, tree.reduce)
+    return project(tree, joints.slope, force)
 
 
 def damping_matrix(tree: Tree, slope: jax.Array) -> jax.Array:
     """Returns the diagonal `[nv]` of G'DG, which Euler integration treats implicitly."""
-    return matmul(tree.damping * slope * slope, tree.reduce)
+    return project(tree, slope, tree.damping * slope)
 
 
 def force_jacobian(
@@ -324,14 +334,14 @@ def force_jacobian(
     moves = np.append(tree.moves, np.zeros((len(tree.dof_node), 1)), axis=1).T
     power = sum(w[:, None] * axis[None] for w, axis in zip(wrench, move.axes, strict=True))
     generalised = power * (moves[nodes] - moves[others]).astype(np.float32)
-    return matmul(force_projection(tree, slope), generalised.T)
+    return project_columns(tree, slope, generalised.T)
 
 
 def wrench_force(tree: Tree, move: Motion, slope: jax.Array, wrenches: jax.Array) -> jax.Array:
     """Generalised forces `[nv]` of wrenches `[6, N]` on the nodes, about the common point."""
     carried = matmul(wrenches, tree.moves.T)
     force = sum(move.axes[k] * carried[k] for k in range(6))
-    return matmul(force * slope, tree.reduce)
+    return project(tree, slope, force)
 
 
 def integrate(tree: Tree, qpos: jax.Array, qvel: jax.Array, dt: float) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mjx_qflex.porting.contacts import Rows
+from mjx_qflex.porting.contacts import Rows, edges
 from mjx_qflex.porting.dynamics import matmul
 
 
@@ -54,28 +54,49 @@ def constrained_acceleration(
       iterations: Newton steps.
       ls_iterations: steps of the one-dimensional Newton line search.
     """
-    nv = len(force)
-    stiffness = jnp.concatenate([rows.limit_stiffness, rows.contact_stiffness])
+    nv, jacobian = len(force), rows.contact_jacobian
+    stiffness = jnp.concatenate([rows.limit_stiffness, jnp.tile(rows.contact_stiffness, 4)])
 
     def along_rows(a):
-        return jnp.concatenate([rows.limit_sign * a, matmul(a, rows.contact_jacobian)])
+        return jnp.concatenate([rows.limit_sign * a, edges(matmul(a, jacobian)).ravel()])
 
     def newton_step(here, _):
         active = jnp.where(here.residual < 0, stiffness, 0.0)
         push = active * here.residual
         gradient = here.unbalanced + rows.limit_sign * push[:nv]
-        gradient = gradient + matmul(rows.contact_jacobian, push[nv:])
-        weighted = rows.contact_jacobian * active[None, nv:]
-        hessian = mass + matmul(weighted, rows.contact_jacobian.T)
+        gradient = gradient + matmul(jacobian, _directions(push[nv:]))
+        hessian = mass + matmul(_weighted(jacobian, active[nv:]), jacobian.T)
         hessian = hessian + jnp.where(np.eye(nv, dtype=bool), active[:nv, None], 0.0)
         direction = -solve_factored(factor(hessian), gradient)
         rate = _Iterate(direction, matmul(mass, direction), along_rows(direction))
         step = _line_search(here, rate, stiffness, ls_iterations)
         return jax.tree.map(lambda x, dx: x + step * dx, here, rate), None
 
-    reference = jnp.concatenate([rows.limit_reference, rows.contact_reference])
+    reference = jnp.concatenate([rows.limit_reference, rows.contact_reference.ravel()])
     first = _Iterate(jnp.zeros(nv), -force, -reference)
     return jax.lax.scan(newton_step, first, length=iterations)[0].acceleration
+
+
+def _directions(rows: jax.Array) -> jax.Array:
+    """The transpose of `contacts.edges`: `[4 K]` of edges to `[3 K]` of directions."""
+    plus_first, minus_first, plus_second, minus_second = jnp.split(rows, 4)
+    first, second = plus_first + minus_first, plus_second + minus_second
+    return jnp.concatenate([first + second, plus_first - minus_first, plus_second - minus_second])
+
+
+def _weighted(jacobian: jax.Array, weight: jax.Array) -> jax.Array:
+    """The directions `[nv, 3 K]` times E' W E, for edges E and their weights W `[4 K]`.
+
+    E' W E couples a contact's normal to both tangents, and the tangents not to each other.
+    """
+    normal, first, second = jnp.split(jacobian, 3, axis=1)
+    plus_first, minus_first, plus_second, minus_second = jnp.split(weight[None], 4, axis=1)
+    of_first, of_second = plus_first + minus_first, plus_second + minus_second
+    tilt_first, tilt_second = plus_first - minus_first, plus_second - minus_second
+    along_normal = (of_first + of_second) * normal + tilt_first * first + tilt_second * second
+    along_first = tilt_first * normal + of_first * first
+    along_second = tilt_second * normal + of_second * second
+    return jnp.concatenate([along_normal, along_first, along_second], axis=1)
 
 
 def _line_search(

@@ -83,6 +83,11 @@ class Tree:
     limit_solimp: np.ndarray  # [L, 5]
 
     @property
+    def is_coupled(self) -> bool:
+        """Whether some source dofs follow others; else each is an independent one, in order."""
+        return len(self.dof_node) > self.nv
+
+    @property
     def num_nodes(self) -> int:
         return len(self.parent)
 
