@@ -10,7 +10,7 @@ import pytest
 
 from mjx_qflex import porting
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import dynamics, parity, recipe, tree
+from mjx_qflex.porting import dynamics, parity, recipe, solver, tree
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,17 @@ def test_inertia_and_forces_are_the_projected_ones(legs, states):
         assert relative(mass, g.T @ full @ g) < 1e-5
         assert relative(bias, g.T @ (data.qfrc_bias + full @ drift)) < 1e-5
         assert relative(passive, g.T @ data.qfrc_passive) < 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 2, solver.MAX_WRITTEN_OUT, solver.MAX_WRITTEN_OUT + 1])
+def test_factors_of_every_size_solve(size):
+    rng = np.random.default_rng(size)
+    root = rng.normal(size=(size, size))
+    matrix, vector = root @ root.T + np.eye(size), rng.normal(size=size)
+    lower = solver.factor(jnp.asarray(matrix, jnp.float32))
+    np.testing.assert_allclose(np.tril(lower), np.linalg.cholesky(matrix), rtol=1e-4, atol=1e-5)
+    solution = solver.solve_factored(lower, jnp.asarray(vector, jnp.float32))
+    np.testing.assert_allclose(solution, np.linalg.solve(matrix, vector), rtol=1e-3, atol=1e-5)
 
 
 def test_free_motion_follows_c_mujoco(legs):

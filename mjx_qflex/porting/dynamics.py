@@ -21,6 +21,7 @@ import numpy as np
 from mjx_qflex.porting.tree import Coupling, Tree
 
 HIGHEST = jax.lax.Precision.HIGHEST
+MAX_WRITTEN_OUT = 64  # entries of a 0/1 matrix
 
 
 class JointState(NamedTuple):
@@ -53,12 +54,25 @@ def matmul(a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> jax.Array:
     return jnp.matmul(a, jnp.asarray(b, jnp.float32), precision=HIGHEST)
 
 
+def combine(x: jax.Array | np.ndarray, members: np.ndarray) -> jax.Array:
+    """Sums `[..., n]` of what is in `x [..., m]`, as the constant 0/1 matrix `members [m, n]` says.
+
+    A product, unless the matrix is so small that XLA had better fuse the sums with what follows.
+    """
+    if not 0 < members.size <= MAX_WRITTEN_OUT:
+        return matmul(x, members)
+    zero = jnp.zeros(x.shape[:-1])
+    return jnp.stack(
+        [sum((x[..., i] for i in np.flatnonzero(m)), zero) for m in members.T], axis=-1
+    )
+
+
 def take(x: jax.Array, index: np.ndarray) -> jax.Array:
     """`x[..., index]` for a constant index, as a product with a 0/1 matrix.
 
     It is exact, and on a CPU twice as fast as a gather under `vmap`.
     """
-    return matmul(x, np.equal.outer(np.arange(x.shape[-1]), index))
+    return combine(x, np.equal.outer(np.arange(x.shape[-1]), index))
 
 
 def rotate(rotation: jax.Array, vector: jax.Array | np.ndarray) -> jax.Array:
@@ -232,7 +246,7 @@ def motion(tree: Tree, world: Poses, velocity: jax.Array) -> Motion:
         [jnp.where(rotates, axis, 0.0), jnp.where(rotates, cross(anchor, axis), axis)]
     )
     return Motion(
-        origin, axes, matmul(axes * velocity[None], tree.moves), _inertia(tree, rotation, arm)
+        origin, axes, combine(axes * velocity[None], tree.moves), _inertia(tree, rotation, arm)
     )
 
 
@@ -241,32 +255,32 @@ def node_momentum(move: Motion) -> jax.Array:
     return _apply_inertia(move.inertia, move.velocity)
 
 
-def project(tree: Tree, slope: jax.Array, force: jax.Array) -> jax.Array:
+def project(tree: Tree, slope: jax.Array, force: jax.Array | np.ndarray) -> jax.Array:
     """G' `force`: from `[D]` on the source's dofs to `[nv]` on the independent ones."""
-    force = force * slope
-    return matmul(force, tree.reduce) if tree.is_coupled else force
+    force = jnp.asarray(force) * slope
+    return combine(force, tree.reduce) if tree.is_coupled else force
 
 
-def project_columns(tree: Tree, slope: jax.Array, forces: jax.Array) -> jax.Array:
+def project_columns(tree: Tree, slope: jax.Array, forces: jax.Array | np.ndarray) -> jax.Array:
     """G' `forces`: from `[D, K]` on the source's dofs to `[nv, K]` on the independent ones.
 
     Products that XLA:CPU runs fast have their summed axis last on both sides: `a @ b.T`.
     """
     if not tree.is_coupled:
-        return forces * slope[:, None]
+        return jnp.asarray(forces) * slope[:, None]
     return matmul(jnp.asarray(tree.reduce.T, jnp.float32) * slope[None], forces)
 
 
 def mass_matrix(tree: Tree, move: Motion, slope: jax.Array) -> jax.Array:
     """Returns G'MG `[nv, nv]`, armature included (composite rigid bodies)."""
-    composite = matmul(move.inertia, tree.moves.T)
+    composite = combine(move.inertia, tree.moves.T)
     momentum = _apply_inertia(composite, move.axes) * slope[None]
     # Dof i meets dof j's composite body where i carries j; half of the diagonal, then symmetrise.
     carries = tree.moves[:, tree.dof_node] * _first_of_each_pair(tree)
     product = sum(move.axes[k, :, None] * momentum[k, None, :] for k in range(6))
     product = product * carries.astype(np.float32)
     if tree.is_coupled:
-        product = matmul(product, tree.reduce)
+        product = combine(product, tree.reduce)
     half = project_columns(tree, slope, product)
     armature = project(tree, slope, tree.armature * slope)
     return half + half.T + jnp.diag(armature)
@@ -291,7 +305,7 @@ def bias_force(tree: Tree, move: Motion, joints: JointState) -> jax.Array:
         ]
     )
     axes_rate = jnp.where(tree.dof_in_world[None], 0.0, axes_rate)
-    acceleration = matmul(
+    acceleration = combine(
         axes_rate * joints.velocity[None] + move.axes * joints.drift[None], tree.moves
     )
     acceleration = acceleration - np.concatenate([np.zeros(3), tree.gravity])[:, None]
@@ -339,8 +353,8 @@ def force_jacobian(
 
 def wrench_force(tree: Tree, move: Motion, slope: jax.Array, wrenches: jax.Array) -> jax.Array:
     """Generalised forces `[nv]` of wrenches `[6, N]` on the nodes, about the common point."""
-    carried = matmul(wrenches, tree.moves.T)
-    force = sum(move.axes[k] * carried[k] for k in range(6))
+    carried = combine(wrenches, tree.moves.T)
+    force = sum((move.axes[k] * carried[k] for k in range(6)), jnp.zeros(()))
     return project(tree, slope, force)
 
 

@@ -13,6 +13,9 @@ import numpy as np
 from mjx_qflex.porting.contacts import Rows, edges
 from mjx_qflex.porting.dynamics import matmul
 
+# Factors of so few coordinates are written out: a call of LAPACK for each world takes longer.
+MAX_WRITTEN_OUT = 4
+
 
 class _Iterate(NamedTuple):
     """An acceleration and what is linear in it, which a step along a line only adds to."""
@@ -23,16 +26,37 @@ class _Iterate(NamedTuple):
 
 
 def factor(matrix: jax.Array) -> jax.Array:
-    """Lower Cholesky factor `[n, n]` of a symmetric matrix.
-
-    Transposed, because LAPACK expects columns side by side: this saves XLA:CPU a copy.
-    """
+    """Lower Cholesky factor `[n, n]` of a symmetric matrix."""
+    if len(matrix) <= MAX_WRITTEN_OUT:
+        return _written_out_factor(matrix)
+    # Transposed, because LAPACK expects columns side by side: this saves XLA:CPU a copy.
     return jax.lax.linalg.cholesky(matrix.T, symmetrize_input=False)
 
 
 def solve_factored(lower: jax.Array, vector: jax.Array) -> jax.Array:
     """Solves `L L' x = vector [n]` for the lower Cholesky factor `L [n, n]`."""
+    if len(lower) <= MAX_WRITTEN_OUT:
+        return _written_out_solve(lower, vector)
     return jax.scipy.linalg.cho_solve((lower, True), vector)
+
+
+def _written_out_factor(matrix: jax.Array) -> jax.Array:
+    n, zero = len(matrix), jnp.zeros(())
+    lower = [[zero] * n for _ in range(n)]
+    for i in range(n):
+        for j in range(i + 1):
+            rest = matrix[i, j] - sum((lower[i][k] * lower[j][k] for k in range(j)), zero)
+            lower[i][j] = jnp.sqrt(rest) if i == j else rest / lower[j][j]
+    return jnp.stack([jnp.stack(row) for row in lower])
+
+
+def _written_out_solve(lower: jax.Array, vector: jax.Array) -> jax.Array:
+    n, zero, x = len(lower), jnp.zeros(()), list(vector)
+    for i in range(n):
+        x[i] = (x[i] - sum((lower[i, k] * x[k] for k in range(i)), zero)) / lower[i, i]
+    for i in reversed(range(n)):
+        x[i] = (x[i] - sum((lower[k, i] * x[k] for k in range(i + 1, n)), zero)) / lower[i, i]
+    return jnp.stack(x)
 
 
 def constrained_acceleration(
