@@ -7,6 +7,7 @@ import mujoco
 import numpy as np
 
 from mjx_qflex.motions.reference import FREE_SUFFIXES
+from mjx_qflex.porting import shapes
 from mjx_qflex.porting import tree as trees
 
 
@@ -21,9 +22,10 @@ class Points(NamedTuple):
 class Skeleton:
     """A source model whose coupled joints follow; `q [nq]` and `dq [nv]` as in `PortedBody`."""
 
-    def __init__(self, model: mujoco.MjModel):
+    def __init__(self, model: mujoco.MjModel, tree: trees.Tree | None = None):
+        """Takes the model's `tree` where there is one already."""
         self.model = model
-        self.tree = trees.build(model)
+        self.tree = tree or trees.build(model)
         self.free = self.tree.num_free
         self._data = mujoco.MjData(model)
         self._slopes = np.ones(len(self.tree.dof_node))
@@ -123,14 +125,9 @@ class Skeleton:
 
     def capsule_ends(self, geoms: Sequence[str]) -> Points:
         """The lowest points of both ends of capsules: all rear ends, then all front ends."""
-        body, rear, front, radius = [], [], [], []
-        for name in geoms:
-            geom = self.model.geom(name)
-            rotation = np.zeros(9)
-            mujoco.mju_quat2Mat(rotation, geom.quat)
-            axis = rotation.reshape(3, 3)[:, 2] * geom.size[1]
-            body.append(geom.bodyid[0])
-            rear.append(geom.pos - axis)
-            front.append(geom.pos + axis)
-            radius.append(geom.size[0])
-        return Points(np.array(body * 2), np.array(rear + front), np.array(radius * 2))
+        ids = [self.model.geom(name).id for name in geoms]
+        ends = shapes.capsule_ends(self.model, ids)
+        body, radius = self.model.geom_bodyid[ids], self.model.geom_size[ids, 0]
+        return Points(
+            np.tile(body, 2), np.concatenate([ends[:, 0], ends[:, 1]]), np.tile(radius, 2)
+        )

@@ -51,7 +51,7 @@ def of_body(name: str, body: PortedBody) -> Motion:
     Raises:
       UserError: no such motion or file, or one that does not fit the body.
     """
-    parts, skeleton = anatomy.of(body.name), Skeleton(body.source_model())
+    parts, skeleton = anatomy.of(body.name), Skeleton(body.source_model(), body.tree)
     return of_human(name, Human(skeleton, parts, body.recipe.with_floor))
 
 

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.lookup import unknown_name
+from mjx_qflex.lookup import check_keys, unknown_name
 
 FIRST_HIDDEN_GROUP = 3  # of geoms, in MuJoCo's default view
 
@@ -32,12 +32,7 @@ def read_servos(path: object, table: Mapping[str, Mapping]) -> dict[str, Servo]:
     servos = {}
     for pattern, content in table.items():
         where = f'[actuators.position] "{pattern}" in {path}'
-        for key in content:
-            if key not in Servo._fields:
-                raise unknown_name(f"key of {where}", key, Servo._fields)
-        missing = [key for key in Servo._fields if key not in content]
-        if missing:
-            raise UserError(f"{where} needs {', '.join(missing)}")
+        check_keys(where, content, Servo._fields, needed=Servo._fields)
         servos[pattern] = Servo(**{key: float(content[key]) for key in Servo._fields})
     return servos
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.porting import dynamics
-from mjx_qflex.porting.tree import Tree, rotation_matrix
+from mjx_qflex.porting.shapes import rotation_matrix
+from mjx_qflex.porting.tree import Tree
 
 _PLANE, _SPHERE, _CAPSULE, _BOX = (
     int(t)

@@ -21,7 +21,7 @@ import numpy as np
 
 from mjx_qflex import resources
 from mjx_qflex.errors import UserError
-from mjx_qflex.lookup import unknown_name
+from mjx_qflex.lookup import check_keys, unknown_name
 from mjx_qflex.porting import adapt, compartments, fetch, repairs
 
 _SECTIONS = {
@@ -159,21 +159,17 @@ def _check_keys(path: Path, data: dict[str, Any]) -> None:
     for section, content in data.items():
         if section not in _SECTIONS:
             raise unknown_name(f"section of {path}", section, (*_SECTIONS, "base"))
-        allowed = _SECTIONS[section]
-        if allowed is None:
-            continue
-        for key in content:
-            if key not in allowed:
-                raise unknown_name(f"key of [{section}] in {path}", key, allowed)
+        if (allowed := _SECTIONS[section]) is not None:
+            check_keys(f"[{section}] in {path}", content, allowed)
     needed = {"source": (), "actuators": ("count",), "solver": tuple(_SECTIONS["solver"])}
     if how := data.get("source", {}).get("fetch"):
         if how not in _NEEDED_TO_FETCH:
             raise unknown_name(f"way to fetch in {path}", how, _NEEDED_TO_FETCH)
         needed["source"] = _NEEDED_TO_FETCH[how]
     for section, keys in needed.items():
-        missing = [key for key in keys if key not in data.get(section, {})]
-        if section not in data or missing:
-            raise UserError(f"{path}: [{section}] needs {', '.join(missing) or 'to be there'}")
+        if section not in data:
+            raise UserError(f"{path} needs a section [{section}]")
+        check_keys(f"[{section}] in {path}", data[section], data[section], needed=keys)
 
 
 def source_model(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjModel:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import mujoco
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.lookup import unknown_name
+from mjx_qflex.lookup import check_keys
 from mjx_qflex.porting import compartments
 
 
@@ -30,12 +30,7 @@ def read(path: object, table: Mapping[str, Mapping]) -> dict[str, Repair]:
     repairs = {}
     for muscle, content in table.items():
         where = f"[repairs.{muscle}] in {path}"
-        for key in content:
-            if key not in Repair._fields:
-                raise unknown_name(f"key of {where}", key, Repair._fields)
-        missing = [key for key in Repair._fields if key not in content]
-        if missing:
-            raise UserError(f"{where} needs {', '.join(missing)}")
+        check_keys(where, content, Repair._fields, needed=Repair._fields)
         sites = content["leave_out"]
         if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
             raise UserError(f"{where}: leave_out is {sites!r}; give a list of names of sites")

@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 
 from mjx_qflex.errors import UserError
+from mjx_qflex.porting.shapes import rotation_matrix
 
 FREE, BALL, SLIDE, HINGE = (int(t) for t in mujoco.mjtJoint.__members__.values())
 
@@ -237,12 +238,6 @@ def _coupling(model: mujoco.MjModel, scalar: list[int]) -> Coupling:
     return Coupling(
         coefficients, driver, depth, independent, np.searchsorted(independent, resolved)
     )
-
-
-def rotation_matrix(quaternion: np.ndarray) -> np.ndarray:
-    matrix = np.zeros(9)
-    mujoco.mju_quat2Mat(matrix, quaternion)
-    return matrix.reshape(3, 3)
 
 
 def _nodes(model: mujoco.MjModel, joints: list[int]) -> dict[str, np.ndarray]:

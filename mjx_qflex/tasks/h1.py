@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from mjx_qflex.porting import Kinematics, PhysicsState
+from mjx_qflex.porting import Kinematics, PhysicsState, shapes
 from mjx_qflex.tasks.servo_task import ServoTask
 from mjx_qflex.tasks.tolerance import tolerance
 
@@ -145,13 +145,7 @@ class H1Balance(_H1Task):
         solid = np.isin(model.geom_type, kinds) & (model.geom_contype > 0)
         geoms = np.flatnonzero(solid & np.isin(model.geom_bodyid, self._robot))
         self._geom_body = model.geom_bodyid[geoms]
-        axis = np.zeros((len(geoms), 9))
-        for row, geom in zip(axis, geoms, strict=True):
-            mujoco.mju_quat2Mat(row, model.geom_quat[geom])
-        capsule = model.geom_type[geoms] == mujoco.mjtGeom.mjGEOM_CAPSULE
-        half = np.where(capsule, model.geom_size[geoms, 1], 0.0)[:, None] * axis[:, 2::3]
-        ends = np.stack([model.geom_pos[geoms] - half, model.geom_pos[geoms] + half], axis=1)
-        self._ends = ends.astype(np.float32)  # [G, 2, 3] of the robot's spheres and capsules
+        self._ends = shapes.capsule_ends(model, geoms).astype(np.float32)  # [G, 2, 3]
         self._radius = model.geom_size[geoms, 0].astype(np.float32)
 
     def reward_factors(self, kinematics: Kinematics, force: jax.Array) -> dict[str, jax.Array]:

@@ -30,7 +30,7 @@ import numpy as np
 from brax.envs.base import State
 
 from mjx_qflex import motions, porting, resources
-from mjx_qflex.porting import Kinematics, PhysicsState
+from mjx_qflex.porting import Kinematics, PhysicsState, shapes
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap
 from mjx_qflex.tasks.body_task import BodyTask
@@ -96,7 +96,10 @@ class MyoLegWalk(BodyTask):
         self._pelvis = body.body_index("pelvis")
         source = body.source_model()
         self._torso_in_root = _orientation(source, "torso")
-        self._soles = _capsule_ends(source, SOLES)
+        soles = [source.geom(name).id for name in SOLES]
+        self._sole_body = source.geom_bodyid[soles]
+        self._sole_radius = source.geom_size[soles, 0].astype(np.float32)
+        self._sole_ends = shapes.capsule_ends(source, soles).astype(np.float32)  # [G, 2, 3]
         self._joint_range = np.array(
             [source.joint(name).range for name in body.joint_names[1:]], np.float32
         )
@@ -165,9 +168,11 @@ class MyoLegWalk(BodyTask):
 
     def _lowest_sole_point(self, kinematics: Kinematics) -> jax.Array:
         """Height `[]` of the feet's lowest point (m)."""
-        bodies, centers, radii = self._soles
-        turned = jnp.sum(kinematics.xmat[bodies, 2] * centers, axis=1)
-        return jnp.min(kinematics.xpos[bodies, 2] + turned - radii)
+        down = kinematics.xmat[self._sole_body, 2][:, None]
+        height = kinematics.xpos[self._sole_body, 2][:, None] + jnp.sum(
+            down * self._sole_ends, axis=2
+        )
+        return jnp.min(height - self._sole_radius[:, None])
 
     def _observe(self, walk: LegWalkState, kinematics: Kinematics) -> tuple[jax.Array, jax.Array]:
         """Returns the observation `[O]`, and the share of muscles outside their fitted range."""
@@ -209,19 +214,3 @@ def _orientation(model: mujoco.MjModel, body: str) -> np.ndarray:
     mujoco.mju_negQuat(inverse, model.qpos0[3:7])
     mujoco.mju_mulQuat(relative, inverse, data.body(body).xquat)
     return relative.astype(np.float32)
-
-
-def _capsule_ends(
-    model: mujoco.MjModel, names: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bodies `[2 G]`, centres `[2 G, 3]` in their bodies, and radii `[2 G]` of the end spheres."""
-    bodies, centers, radii = [], [], []
-    for name in names:
-        geom, rotation = model.geom(name), np.zeros(9)
-        mujoco.mju_quat2Mat(rotation, geom.quat)
-        axis = rotation.reshape(3, 3)[:, 2]
-        for end in (-geom.size[1], geom.size[1]):
-            bodies.append(int(geom.bodyid[0]))
-            centers.append(geom.pos + end * axis)
-            radii.append(geom.size[0])
-    return np.array(bodies), np.array(centers, np.float32), np.array(radii, np.float32)
