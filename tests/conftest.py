@@ -6,12 +6,18 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import contextlib
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
+from runs import TINY, finish
 
 from mjx_qflex import porting, resources
 from mjx_qflex.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -34,3 +40,42 @@ def load_body(name, num_actuators=None):
     """A ported body, loaded once; skips the test where its source is absent."""
     with absent_sources_skip():
         return porting.load(name, num_actuators)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """The variables of commands, with one compilation cache for all of them."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def command(environment):
+    """Starts a command as a user would."""
+
+    def start(module, *flags):
+        return subprocess.Popen(
+            [sys.executable, "-m", f"mjx_qflex.{module}", *map(str, flags)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def trained(command, tmp_path_factory):
+    """A finished tiny run: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    process = command("train", *TINY, f"--logdir={folder}")
+    code, out, err = finish(process)
+    assert (code, err) == (0, ""), out + err
+    return folder, out

@@ -1,104 +1,21 @@
 """The commands as a user meets them: files, words, exit codes, signals, resuming."""
 
-import csv
 import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from runs import LEFT_BEHIND, TINY, finish, learned, read_rows, wait_for
 from videos import read_clip
 
 from mjx_qflex import config as configs
 from mjx_qflex import evaluate, presets, train
 from mjx_qflex.training import checkpoint
 
-ROOT = Path(__file__).resolve().parents[1]
-TINY = (
-    "--task=chain_reach", "--num_envs=8", "--total_steps=4000",
-    "--set", "loop.steps_per_epoch=50", "--set", "loop.batch_size=16",
-    "--set", "loop.prefill_transitions=400", "--set", "loop.replay_capacity=2000",
-    "--set", "loop.eval_envs=4", "--set", "evaluations=3",
-    "--set", "algo.width=8", "--set", "algo.depth=1",
-)  # fmt: skip
 LONG = (*TINY, "--set", "total_steps=100000000")
-TIMINGS = ("seconds", "steps_per_second", "updates_per_second", "memory_gib")
-LEFT_BEHIND = {
-    "checkpoints", "config.json", "evaluation.json", "learning_curve.png", "metrics.csv",
-    "report.md", "summary.json", "tensorboard", "video.mp4",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def command(tmp_path_factory):
-    """Starts a command as a user would, with one compilation cache for all of them."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-
-    def start(module, *flags):
-        return subprocess.Popen(
-            [sys.executable, "-m", f"mjx_qflex.{module}", *map(str, flags)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    return start
-
-
-def finish(process, timeout=240.0):
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out, err
-
-
-def wait_for(process, text):
-    """Reads lines until one contains `text`; fails where the process ends before."""
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if text in line:
-            return line
-    raise AssertionError("".join(seen) + process.stderr.read())
-
-
-def read_rows(folder):
-    with (folder / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def learned(rows):
-    """Drops what depends on the clock, and evaluations, whose epochs depend on the run's length."""
-    return [
-        {
-            name: cell
-            for name, cell in row.items()
-            if name not in TIMINGS and not name.startswith("evaluation/")
-        }
-        for row in rows
-    ]
-
-
-@pytest.fixture(scope="session")
-def trained(command, tmp_path_factory):
-    """A finished tiny run: its folder and what it printed."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    process = command("train", *TINY, f"--logdir={folder}")
-    code, out, err = finish(process)
-    assert (code, err) == (0, ""), out + err
-    return folder, out
 
 
 def test_a_run_leaves_what_it_promises(trained):

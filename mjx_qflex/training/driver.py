@@ -32,7 +32,9 @@ CHECKPOINT_SECONDS = 30.0  # and not more often than this
 Say = Callable[[str], None]
 
 
-def train(asked: Config, folder: Path, command: str, interrupt: Interrupt, say: Say) -> None:
+def train(
+    asked: Config, folder: Path, command: str, interrupt: Interrupt, say: Say, video: bool = True
+) -> None:
     """Trains, or goes on with, the run in `folder` until it is done or the user stops it.
 
     Args:
@@ -41,6 +43,7 @@ def train(asked: Config, folder: Path, command: str, interrupt: Interrupt, say: 
       command: that the user typed, for the report.
       interrupt: tells when to stop.
       say: takes each line of words.
+      video: whether to film the trained policy.
 
     Raises:
       UserError: the folder is not writable or holds another run, or memory or disk do not suffice.
@@ -62,7 +65,7 @@ def train(asked: Config, folder: Path, command: str, interrupt: Interrupt, say: 
     configs.save(config, folder)
     run.begin()
     run.train()
-    run.finish(command)
+    run.finish(command, video)
 
 
 def build(config: Config) -> tuple[TimedTask, Algorithm]:
@@ -290,7 +293,7 @@ class _Run:
         self.loop = make_loop(self.env, self.algorithm, self.config.loop)
         self.begin()
 
-    def finish(self, command: str) -> None:
+    def finish(self, command: str, video: bool) -> None:
         """Evaluates, renders and reports; an interrupted one is made up for by the same command."""
         self.say("evaluating the trained policy, an untrained one and an idle one ...")
         seed, folder, learner = self.config.seed, self.folder, self.run.learner
@@ -299,12 +302,13 @@ class _Run:
         )
         for line in assessment.table(result):
             self.say(line)
-        self.say("rendering the video ...")
-        video = folder / assessment.VIDEO_NAME
-        result["video"] = self.interrupt.attempt(
-            assessment.film, self.loop, self.env, learner, seed, video
-        )
-        self.say(f"video: {result['video']}")
+        if video:
+            self.say("rendering the video ...")
+            path = folder / assessment.VIDEO_NAME
+            result["video"] = self.interrupt.attempt(
+                assessment.film, self.loop, self.env, learner, seed, path
+            )
+            self.say(f"video: {result['video']}")
         result["transitions"] = self.run.transitions
         assessment.save(result, folder)
         sizes = {
