@@ -1,15 +1,20 @@
 """Trains a task: `python -m mjx_qflex.train --task=ms_human_walk`. See `--help`."""
 
+import argparse
 import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mjx_qflex import __version__, commands
 from mjx_qflex.commands import say, whole_number_flag
 from mjx_qflex.errors import UserError
 from mjx_qflex.training.interrupt import Interrupt
+
+if TYPE_CHECKING:  # JAX is loaded once the command has spoken
+    from mjx_qflex.config import Config
 
 
 def make_parser() -> commands.FlagParser:
@@ -27,6 +32,7 @@ def make_parser() -> commands.FlagParser:
     add("--num_envs", type=whole_number_flag, help="worlds side by side (default: see below)")
     add("--total_steps", type=whole_number_flag, help="transitions (default: see below)")
     add("--logdir", type=Path, help="run folder (default: runs/<task>-<algo>-s<seed>)")
+    add("--no-video", action="store_true", help="do not film at the end (default: film)")
     add(
         "--set",
         metavar="KEY=VALUE",
@@ -74,6 +80,25 @@ def _body_setting(task: str, body: str | None) -> list[str]:
     return [f"task.body={body}"]
 
 
+def resolve(flags: argparse.Namespace) -> "Config":
+    """Returns the config that this command's flags, with a task among them, ask for.
+
+    Raises:
+      UserError: an unknown name, or a value of the wrong type.
+    """
+    from mjx_qflex import config
+
+    return config.resolve(
+        flags.task,
+        flags.algo,
+        flags.preset,
+        flags.seed,
+        flags.num_envs,
+        flags.total_steps,
+        [*_body_setting(flags.task, flags.body), *flags.set],
+    )
+
+
 def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     """Reads the flags and trains."""
     parser = make_parser()
@@ -87,24 +112,15 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     say(f"mjx_qflex {__version__}: training {flags.task} with {flags.algo}; loading JAX ...")
 
     with commands.quiet_imports():
-        from mjx_qflex import config
+        resolved = resolve(flags)
         from mjx_qflex.training import driver, reporting
 
-    resolved = config.resolve(
-        flags.task,
-        flags.algo,
-        flags.preset,
-        flags.seed,
-        flags.num_envs,
-        flags.total_steps,
-        [*_body_setting(flags.task, flags.body), *flags.set],
-    )
     chosen = "as asked" if flags.preset else "chosen for this device"
     say(f"device: {reporting.device_name()}; preset {resolved.preset} ({chosen})")
     folder = flags.logdir or Path("runs") / f"{resolved.task}-{resolved.algo}-s{resolved.seed}"
     say(f"run folder: {folder}; Ctrl-C saves and stops, the same command goes on")
     command = shlex.join(["python", "-m", "mjx_qflex.train", *arguments])
-    driver.train(resolved, folder, command, interrupt, say)
+    driver.train(resolved, folder, command, interrupt, say, not flags.no_video)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
