@@ -29,9 +29,19 @@ def make_parser() -> commands.FlagParser:
     add("--algo", default="qflex", help="algorithm (default: qflex)")
     add("--preset", help="sizes and settings: cpu, gpu, paper or code (default: by the device)")
     add("--seed", type=whole_number_flag, default=0, help="of everything random (default: 0)")
+    add("--seeds", type=whole_number_flag, help="train so many: --seed, the next, ... (default: 1)")
+    add(
+        "--seeds_at_once",
+        type=whole_number_flag,
+        help="of them side by side in one program (default: as many as fit; on a CPU, 1)",
+    )
     add("--num_envs", type=whole_number_flag, help="worlds side by side (default: see below)")
     add("--total_steps", type=whole_number_flag, help="transitions (default: see below)")
-    add("--logdir", type=Path, help="run folder (default: runs/<task>-<algo>-s<seed>)")
+    add(
+        "--logdir",
+        type=Path,
+        help="run folder (default: runs/<task>-<algo>-s<seed>); with --seeds, holds one per seed",
+    )
     add("--no-video", action="store_true", help="do not film at the end (default: film)")
     add(
         "--set",
@@ -99,6 +109,27 @@ def resolve(flags: argparse.Namespace) -> "Config":
     )
 
 
+def _run_folders(name: str, first: int, seeds: int | None, logdir: Path | None) -> dict[int, Path]:
+    """Returns the run folder of each seed from `first` on; `seeds` is None without --seeds."""
+    if seeds is None and logdir:
+        return {first: logdir}
+    parent, prefix = (logdir, "") if logdir else (Path("runs"), f"{name}-")
+    return {seed: parent / f"{prefix}s{seed}" for seed in range(first, first + (seeds or 1))}
+
+
+def _check_numbers_of_seeds(seeds: int | None, at_once: int | None) -> None:
+    """Refuses impossible numbers.
+
+    Raises:
+      UserError: fewer than one, or some at once where one was asked for.
+    """
+    for flag, value in (("--seeds", seeds), ("--seeds_at_once", at_once)):
+        if value is not None and value < 1:
+            raise UserError(f"{flag} is {value}; it must be 1 or more")
+    if at_once is not None and seeds is None:
+        raise UserError(f"--seeds_at_once={at_once} needs several seeds; add --seeds=NUMBER")
+
+
 def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     """Reads the flags and trains."""
     parser = make_parser()
@@ -109,6 +140,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
         return
     if not flags.task:
         raise UserError("no task given; add --task=NAME, for example --task=ms_human_walk")
+    _check_numbers_of_seeds(flags.seeds, flags.seeds_at_once)
     say(f"mjx_qflex {__version__}: training {flags.task} with {flags.algo}; loading JAX ...")
 
     with commands.quiet_imports():
@@ -117,10 +149,14 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
 
     chosen = "as asked" if flags.preset else "chosen for this device"
     say(f"device: {reporting.device_name()}; preset {resolved.preset} ({chosen})")
-    folder = flags.logdir or Path("runs") / f"{resolved.task}-{resolved.algo}-s{resolved.seed}"
-    say(f"run folder: {folder}; Ctrl-C saves and stops, the same command goes on")
+    name = f"{resolved.task}-{resolved.algo}"
+    folders = _run_folders(name, resolved.seed, flags.seeds, flags.logdir)
+    where = " ... ".join(str(folders[seed]) for seed in sorted({min(folders), max(folders)}))
+    say(f"run folder: {where}; Ctrl-C saves and stops, the same command goes on")
     command = shlex.join(["python", "-m", "mjx_qflex.train", *arguments])
-    driver.train(resolved, folder, command, interrupt, say, not flags.no_video)
+    driver.train_seeds(
+        resolved, folders, command, interrupt, say, not flags.no_video, flags.seeds_at_once
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from mjx_qflex import networks
+from mjx_qflex.conditional import when
 from mjx_qflex.errors import UserError
 from mjx_qflex.networks import MLP, Activation, Folded, Moments
 from mjx_qflex.types import Metrics, Mode, PolicyParts, Transition
@@ -110,7 +111,7 @@ def every(period: int, count: jax.Array, advance: Callable[[Tree], Tree], tree: 
     """Returns `advance(tree)` at each `period`-th update, beginning with update 0, else `tree`."""
     if period == 1:
         return advance(tree)
-    return jax.lax.cond(count % period == 0, advance, lambda tree: tree, tree)
+    return when(count % period == 0, advance, tree)
 
 
 # Twin critics, each of (obs, action) -> value.

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.training.loop import RunState
+from mjx_qflex.training.state import RunState
 
 GIB = 2**30
 KEPT_LEARNERS = 2  # older checkpoints that stay, without their replay
@@ -147,24 +148,28 @@ def read_about(path: Path) -> About:
         raise _damaged(path) from error
 
 
-def check_disk(folder: Path, state_bytes: int) -> None:
-    """Refuses a disk that cannot hold two checkpoints: the old one stays until the new is complete.
+def check_disk(folders: Sequence[Path], state_bytes: int) -> None:
+    """Refuses a disk that cannot hold a checkpoint of each run, and one more.
+
+    A run's old checkpoint stays until its new one is complete; runs save one after the other.
 
     Args:
-      folder: where checkpoints will lie; what lies there already counts as room.
-      state_bytes: bytes of the device state, `Loop.state_bytes`.
+      folders: where each run's checkpoints will lie; what lies there already counts as room.
+      state_bytes: bytes of one run's device state.
 
     Raises:
       UserError: too little room; the message names both sizes.
     """
-    existing = folder
+    existing = folders[0]
     while not existing.exists():
         existing = existing.parent
-    room = shutil.disk_usage(existing).free + sum(_size_on_disk(path) for path in _complete(folder))
-    if room < 2 * state_bytes:
+    old = sum(_size_on_disk(path) for folder in folders for path in _complete(folder))
+    room, number = shutil.disk_usage(existing).free + old, len(folders) + 1
+    if room < number * state_bytes:
         raise UserError(
-            f"two checkpoints need {2 * state_bytes / GIB:.2f} GiB, but {room / GIB:.2f} GiB are "
-            f"free in {existing}; free some, choose another --logdir, or lower loop.replay_capacity"
+            f"{number} checkpoints need {number * state_bytes / GIB:.2f} GiB, but "
+            f"{room / GIB:.2f} GiB are free in {existing}; free some, choose another --logdir, or "
+            "lower loop.replay_capacity"
         )
 
 

@@ -1,35 +1,27 @@
-"""One training run from the host's side: start or resume, epochs, checkpoints, the last report.
+"""Training from the host's side: which seeds are left to train, and how many of them at once.
 
-The host sees epoch boundaries only. Everything in between is `loop.py`.
+`run.py` trains them. The host sees epoch boundaries only; everything in between is `loop.py`.
 """
 
-import dataclasses
-import time
-from collections.abc import Callable
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import jax
-import numpy as np
 
 from mjx_qflex import algos, tasks
-from mjx_qflex import config as configs
 from mjx_qflex.config import Config
-from mjx_qflex.training import assessment, checkpoint, metrics, reporting, run_folder
+from mjx_qflex.training import checkpoint, reporting, run_folder
+from mjx_qflex.training import replay as ring
 from mjx_qflex.training.assessment import TimedTask
-from mjx_qflex.training.interrupt import Interrupt, Interrupted
-from mjx_qflex.training.loop import Loop, RunState, make_loop
-from mjx_qflex.training.metrics import GIB, duration
+from mjx_qflex.training.interrupt import Interrupt
+from mjx_qflex.training.loop import Loop, make_loop
+from mjx_qflex.training.metrics import GIB
+from mjx_qflex.training.run import Loops, Run, Say
+from mjx_qflex.training.run_folder import Member
 from mjx_qflex.types import Algorithm
-
-MAX_EPOCH_SECONDS = 12.0  # how long a Ctrl-C may wait
-AIMED_EPOCH_SECONDS = 5.0  # of epochs that are shortened
-LINE_SECONDS = 5.0  # between progress lines; a fast device has several epochs a second
-# A checkpoint is written when it costs at most this share of the time since the last one.
-CHECKPOINT_SHARE = 0.05
-CHECKPOINT_SECONDS = 30.0  # and not more often than this
-
-Say = Callable[[str], None]
 
 
 def train(
@@ -49,23 +41,57 @@ def train(
       UserError: the folder is not writable or holds another run, or memory or disk do not suffice.
       Interrupted: the user stopped it; what was trained is saved.
     """
-    run_folder.check_writable(folder)
-    config = run_folder.settle(asked, folder)
-    if run_folder.is_finished(config, folder):
-        say(
-            f"{folder} is finished ({config.total_steps:,} transitions): see "
-            f"{folder / reporting.REPORT_NAME}; a larger --total_steps goes on from there"
-        )
+    train_seeds(asked, {asked.seed: folder}, command, interrupt, say, video)
+
+
+def train_seeds(
+    asked: Config,
+    folders: Mapping[int, Path],
+    command: str,
+    interrupt: Interrupt,
+    say: Say,
+    video: bool = True,
+    at_once: int | None = None,
+) -> None:
+    """Trains, or goes on with, several seeds of one config, each in a run folder of its own.
+
+    Each folder is what `train` alone would have left. Programs are compiled once for all seeds.
+
+    Args:
+      asked: what the command resolved to; its seed is not used.
+      folders: the run folder of each seed; made where missing.
+      command: that the user typed, for the reports.
+      interrupt: tells when to stop.
+      say: takes each line of words.
+      video: whether to film each trained policy.
+      at_once: how many train side by side in one program, 1 or more; None is as many as the device
+        holds, and one on a CPU, where more at once are no faster.
+
+    Raises:
+      UserError: a folder is not writable or holds another run, or memory or disk do not suffice;
+        nothing is written then.
+      Interrupted: the user stopped it; what was trained is saved.
+    """
+    members = [
+        member
+        for seed, folder in folders.items()
+        if (member := _unfinished(replace(asked, seed=seed), folder, say))
+    ]
+    if not members:
         return
-    say(f"building the task {config.task}")
-    env, algorithm = interrupt.attempt(build, config)
-    run = _Run(config, folder, env, algorithm, interrupt, say)
-    run.check_room()
-    folder.mkdir(parents=True, exist_ok=True)
-    configs.save(config, folder)
-    run.begin()
-    run.train()
-    run.finish(command, video)
+    say(f"building the task {asked.task}")
+    env, algorithm = interrupt.attempt(build, asked)
+    loops: Loops = functools.cache(functools.partial(make_loop, env, algorithm))
+    alone = loops(members[0].config.loop, None)
+    _check_room(members, env, alone, say)
+    at_once = _number_at_once(alone, len(members), at_once, say)
+    steps = min(member.config.loop.steps_per_epoch for member in members)
+    for group in _groups(members, at_once, say):
+        if len(folders) > 1:
+            say(f"training {_names(group)} in {', '.join(str(one.folder) for one in group)}")
+        # Epochs that were too long for one seed are too long for the next.
+        group = [member.with_epochs_of(steps) for member in group]
+        steps = _train_group(Run(group, env, algorithm, loops, interrupt, say), command, video)
 
 
 def build(config: Config) -> tuple[TimedTask, Algorithm]:
@@ -74,253 +100,80 @@ def build(config: Config) -> tuple[TimedTask, Algorithm]:
     return env, algos.make(config.algo, config.algo_config, env.observation_size, env.action_size)
 
 
-class _Run:
-    """A run in progress on the host."""
+def _train_group(run: Run, command: str, video: bool) -> int:
+    """Trains seeds to the end; returns the steps of an epoch that this came to."""
+    for member in run.members:
+        member.save_config()
+    run.begin()
+    run.train()
+    run.finish(command, video)
+    return run.config.loop.steps_per_epoch
 
-    def __init__(
-        self,
-        config: Config,
-        folder: Path,
-        env: TimedTask,
-        algorithm: Algorithm,
-        interrupt: Interrupt,
-        say: Say,
-    ):
-        self.config, self.folder, self.env, self.algorithm = config, folder, env, algorithm
-        self.interrupt, self.say = interrupt, say
-        self.loop: Loop = make_loop(env, algorithm, config.loop)
-        self.state: RunState | None = None
-        self.saved_transitions = 0  # of the newest checkpoint
-        self.seconds = 0.0  # of training, all processes of this run together
-        self.last_save, self.save_seconds, self.last_line = time.monotonic(), 0.0, -np.inf
 
-    def check_room(self) -> None:
-        """Says what the run will take, before any of it is allocated; refuses too small a disk."""
-        loop, say = self.config.loop, self.say
+def _unfinished(asked: Config, folder: Path, say: Say) -> Member | None:
+    """Returns the run to train in `folder`, None where it is finished."""
+    run_folder.check_writable(folder)
+    config = run_folder.settle(asked, folder)
+    if not run_folder.is_finished(config, folder):
+        return Member(config, folder)
+    say(
+        f"{folder} is finished ({config.total_steps:,} transitions): see "
+        f"{folder / reporting.REPORT_NAME}; a larger --total_steps goes on from there"
+    )
+    return None
+
+
+def _check_room(members: Sequence[Member], env: TimedTask, alone: Loop, say: Say) -> None:
+    """Says what a seed will take, before any of it is allocated; refuses too small a disk."""
+    loop = members[0].config.loop
+    say(
+        f"{env.observation_size:,} observations, {env.action_size:,} actuators, "
+        f"{loop.num_envs:,} worlds, batches of {loop.batch_size:,}, "
+        f"{loop.updates_per_step / loop.num_envs:.3g} updates a transition"
+    )
+    say(
+        f"the replay takes {alone.replay_bytes / GIB:.2f} GiB for "
+        f"{loop.replay_capacity:,} transitions, the whole state "
+        f"{alone.state_bytes / GIB:.2f} GiB{' for each seed' if len(members) > 1 else ''}"
+    )
+    checkpoint.check_disk([member.checkpoints for member in members], alone.state_bytes)
+
+
+def _number_at_once(alone: Loop, number: int, asked: int | None, say: Say) -> int:
+    """Returns how many of `number` seeds train side by side."""
+    if number == 1 or asked is not None:
+        return min(number, asked or 1)
+    if jax.default_backend() == "cpu":
+        say("one seed after the other: side by side is no faster on a CPU (see --seeds_at_once)")
+        return 1
+    free = ring.free_device_bytes()
+    if free is None:
+        return number
+    # A checkpoint takes a copy of one seed's state.
+    fit = max(1, int(ring.USABLE_SHARE * free / alone.state_bytes) - 1)
+    if fit < number:
         say(
-            f"{self.env.observation_size:,} observations, {self.env.action_size:,} actuators, "
-            f"{loop.num_envs:,} worlds, batches of {loop.batch_size:,}, "
-            f"{loop.updates_per_step / loop.num_envs:.3g} updates a transition"
+            f"{number} seeds at once would take {number * alone.state_bytes / GIB:.2f} GiB, and "
+            f"{free / GIB:.2f} GiB are free on the device: {fit} at once"
         )
-        say(
-            f"the replay takes {self.loop.replay_bytes / GIB:.2f} GiB for "
-            f"{loop.replay_capacity:,} transitions, the whole state "
-            f"{self.loop.state_bytes / GIB:.2f} GiB"
-        )
-        checkpoint.check_disk(self.folder / run_folder.CHECKPOINTS, self.loop.state_bytes)
-
-    def begin(self) -> None:
-        """Restores the newest checkpoint or starts afresh; compiles what that takes."""
-        resumes = checkpoint.newest(self.folder / run_folder.CHECKPOINTS) is not None
-        if resumes:
-            self._restore()
-        else:
-            self._compile("init", _key())
-            self._compile("prefill", self.loop.shapes().device)
-        if not resumes or self.run.transitions < self.config.total_steps:
-            self._compile("epoch", self.loop.shapes().device)
-        self.log = metrics.MetricsLog(self.folder, self.saved_transitions)
-        rows = metrics.read_rows(self.folder)
-        self.seconds = rows[-1]["seconds"] if rows else 0.0
-        if not resumes:
-            self._start()
-
-    def _restore(self) -> None:
-        self.state = self.interrupt.attempt(
-            checkpoint.restore,
-            self.folder / run_folder.CHECKPOINTS,
-            self.loop.shapes(),
-            run_folder.fingerprint(self.config),
-        )
-        self.saved_transitions = self.run.transitions
-        self.say(f"resumed from {self.run.transitions:,} transitions")
-
-    def _start(self) -> None:
-        start = time.perf_counter()
-        self.say(
-            f"filling the replay with {self.config.loop.prefill_transitions:,} transitions "
-            f"({self.config.loop.prefill_actions} actions)"
-        )
-
-        def prefill() -> RunState:
-            state = self.loop.init(jax.random.PRNGKey(self.config.seed))
-            state = self.loop.prefill(state)
-            jax.block_until_ready(state.device)
-            return state
-
-        self.state = self.interrupt.attempt(prefill)
-        seconds = time.perf_counter() - start
-        self.say(f"filled in {duration(seconds)}; training begins")
-
-    def _compile(self, name: str, *shapes: Any) -> None:
-        self.say(f"compiling {name} ...")
-        seconds = self.interrupt.attempt(self.loop.programs[name].compile, *shapes)
-        self.say(f"compiled {name} in {duration(seconds)}")
-
-    @property
-    def run(self) -> RunState:
-        assert self.state is not None, "begin() comes first"
-        return self.state
-
-    def train(self) -> None:
-        """Runs epochs to the end, or to the request to stop."""
-        first_epoch, started = self.run.epochs, time.monotonic()
-        total = self.config.total_steps
-        while self.run.transitions < total:
-            before = self.run.transitions
-            row = self._epoch()
-            row |= self._evaluation(before)
-            self.log.write(row)
-            passed = (time.monotonic() - started) / (self.run.epochs - first_epoch)
-            per_epoch = self.run.transitions - before
-            self._progress(row, passed * max(0, total - self.run.transitions) / per_epoch)
-            self._save_if_due()
-            if self.interrupt.requested:
-                self.stop()
-            if self.run.epochs == 1:
-                self._shorten_epochs(row["seconds"])
-        self.log.close()
-
-    def _epoch(self) -> metrics.Row:
-        """Trains for an epoch; returns its row."""
-        before, state = time.perf_counter(), self.run
-
-        def epoch() -> tuple[RunState, dict[str, float]]:
-            after, measured = self.loop.epoch(state)
-            measured = jax.device_get(measured)  # waits for the device
-            return after, {name: float(value) for name, value in measured.items()}
-
-        self.state, measured = self.interrupt.complete(epoch)
-        seconds = time.perf_counter() - before
-        self.seconds += seconds
-        loop = self.config.loop
-        return {
-            "epoch": self.run.epochs,
-            "transitions": self.run.transitions,
-            "updates": self.run.updates,
-            "seconds": self.seconds,
-            "steps_per_second": (self.run.transitions - state.transitions) / seconds,
-            "updates_per_second": (self.run.updates - state.updates) / seconds,
-            "updates_per_transition": loop.updates_per_step / loop.num_envs,
-            "memory_gib": metrics.used_memory() / GIB,
-            **measured,
-        }
-
-    def _evaluation(self, before: int) -> metrics.Row:
-        """Evaluates where the epoch that began at `before` transitions passed a point for it."""
-        share = self.config.evaluations / self.config.total_steps
-        row = {"evaluation/return": np.nan, "evaluation/length": np.nan}
-        if int(before * share) == int(self.run.transitions * share) or self.interrupt.requested:
-            return row
-        if self.loop.programs["evaluate"].compile_seconds is None:
-            self.say("evaluating (the first time compiles it) ...")
-        key = assessment.evaluation_key(self.config.seed)
-        try:
-            result = self.interrupt.attempt(
-                lambda: jax.device_get(self.loop.evaluate(self.run.learner, key))
-            )
-        except Interrupted:
-            return row  # the caller sees the request, and saves
-        row = {
-            "evaluation/return": float(result.return_.mean()),
-            "evaluation/length": float(result.length.mean()),
-        }
-        self.say(
-            f"evaluated {len(result.return_)} episodes: return "
-            f"{metrics.number(row['evaluation/return'])}, length "
-            f"{metrics.number(row['evaluation/length'])}"
-        )
-        return row
-
-    def _progress(self, row: metrics.Row, seconds_left: float) -> None:
-        done = self.run.transitions >= self.config.total_steps
-        now = time.monotonic()
-        if done or self.interrupt.requested or now - self.last_line >= LINE_SECONDS:
-            self.say(metrics.progress_line(row, self.config.total_steps, seconds_left))
-            self.last_line = now
-
-    def _save_if_due(self) -> None:
-        wait = max(CHECKPOINT_SECONDS, self.save_seconds / CHECKPOINT_SHARE)
-        due = time.monotonic() - self.last_save >= wait
-        done = self.run.transitions >= self.config.total_steps
-        if due or done or self.run.epochs == 1 or self.interrupt.requested:
-            self.save()
-
-    def save(self) -> None:
-        """Writes a checkpoint of where the run stands, unless there is one."""
-        if self.state is None or self.state.transitions == self.saved_transitions:
-            return
-        saved = self.interrupt.complete(
-            checkpoint.save,
-            self.folder / run_folder.CHECKPOINTS,
-            self.state,
-            run_folder.fingerprint(self.config),
-        )
-        self.saved_transitions = self.state.transitions
-        self.last_save, self.save_seconds = time.monotonic(), saved.seconds
-        self.say(
-            f"checkpoint at {self.saved_transitions:,} transitions: "
-            f"{saved.num_bytes / GIB:.2f} GiB in {saved.seconds:.1f} s"
-        )
-
-    def stop(self) -> None:
-        """Saves and leaves.
-
-        Raises:
-          Interrupted: always.
-        """
-        self.save()
-        self.log.close()
-        raise Interrupted
-
-    def _shorten_epochs(self, seconds: float) -> None:
-        """Makes epochs shorter where the first took so long that Ctrl-C would have to wait."""
-        loop = self.config.loop
-        if seconds <= MAX_EPOCH_SECONDS or loop.steps_per_epoch == 1:
-            return
-        steps = max(1, int(loop.steps_per_epoch * AIMED_EPOCH_SECONDS / seconds))
-        self.say(
-            f"an epoch of {loop.steps_per_epoch} steps takes {duration(seconds)} here; going on "
-            f"with loop.steps_per_epoch={steps}"
-        )
-        self.config = dataclasses.replace(
-            self.config, loop=dataclasses.replace(loop, steps_per_epoch=steps)
-        )
-        configs.save(self.config, self.folder)
-        # By way of the checkpoint that the first epoch left: there is room for one replay only.
-        self.state = None
-        self.log.close()
-        self.loop = make_loop(self.env, self.algorithm, self.config.loop)
-        self.begin()
-
-    def finish(self, command: str, video: bool) -> None:
-        """Evaluates, renders and reports; an interrupted one is made up for by the same command."""
-        self.say("evaluating the trained policy, an untrained one and an idle one ...")
-        seed, folder, learner = self.config.seed, self.folder, self.run.learner
-        result = self.interrupt.attempt(
-            assessment.assess, self.loop, self.env, self.algorithm, learner, seed
-        )
-        for line in assessment.table(result):
-            self.say(line)
-        if video:
-            self.say("rendering the video ...")
-            path = folder / assessment.VIDEO_NAME
-            result["video"] = self.interrupt.attempt(
-                assessment.film, self.loop, self.env, learner, seed, path
-            )
-            self.say(f"video: {result['video']}")
-        result["transitions"] = self.run.transitions
-        assessment.save(result, folder)
-        sizes = {
-            "observation_size": self.env.observation_size,
-            "action_size": self.env.action_size,
-        }
-        compiling = sum(self.loop.compile_seconds().values())
-        reporting.write_curve(folder, f"{self.config.task}, {self.config.algo}")
-        reporting.write_summary(folder, self.config, command, sizes, compiling)
-        reporting.write_report(folder)
-        self.say(f"done: {folder / reporting.REPORT_NAME}")
+    return min(number, fit)
 
 
-def _key() -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda: jax.random.PRNGKey(0))
+def _groups(members: Sequence[Member], at_once: int, say: Say) -> list[list[Member]]:
+    """Splits seeds into groups of at most `at_once` that stand at the same point."""
+    standing: dict[int | None, list[Member]] = {}
+    for member in members:
+        standing.setdefault(member.transitions(), []).append(member)
+    if at_once > 1 and len(standing) > 1:
+        points = ", ".join(f"{_names(same)} at {at or 0:,}" for at, same in standing.items())
+        say(f"not all at once: the seeds stand at different transitions ({points})")
+    return [
+        same[start : start + at_once]
+        for same in standing.values()
+        for start in range(0, len(same), at_once)
+    ]
+
+
+def _names(members: Sequence[Member]) -> str:
+    seeds = [str(member.config.seed) for member in members]
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(seeds)}"

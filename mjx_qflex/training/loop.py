@@ -11,7 +11,7 @@ seconds runs as many epochs as fit and joins their metrics with
 `aggregate.merge_metrics`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -20,7 +20,6 @@ import chex
 import jax
 import jax.numpy as jnp
 from brax.envs.base import State
-from flax import struct
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
@@ -28,6 +27,7 @@ from mjx_qflex.training import evaluation, worlds
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import mean_where, reduce_metrics
 from mjx_qflex.training.program import Program, stepping_options
+from mjx_qflex.training.state import SEED_AXES, DeviceState, RunState, join, key_shape, take
 from mjx_qflex.training.worlds import Task
 from mjx_qflex.types import Algorithm, Carry, Learner, Metrics, Transition
 
@@ -84,41 +84,15 @@ class LoopConfig:
             )
 
 
-class DeviceState(struct.PyTreeNode):
-    """All of a run that lives on the device, donated to every program that advances it."""
-
-    env_state: State  # [N, ...]
-    carry: Carry  # [N, ...], the algorithm's acting state
-    replay: ring.Replay  # [T, N, ...]
-    learner: Learner
-    key: jax.Array  # raw uint32 [2]
-    episode_return: jax.Array  # [N], of the running episodes
-    episode_length: jax.Array  # int32 [N]
-
-
-@dataclass(frozen=True)
-class RunState:
-    """A run: its device state, and counters that are Python ints so that they never overflow.
-
-    Once it was passed to `prefill` or `epoch`, its arrays are donated: keep only what they return.
-    """
-
-    device: DeviceState
-    epochs: int = 0
-    transitions: int = 0  # world steps, prefill included
-    updates: int = 0
-
-    @property
-    def learner(self) -> Learner:
-        return self.device.learner
-
-
 class Loop(NamedTuple):
     """The functions of one training run; each is traced and compiled once, when first called.
 
-    * `init(key) -> run`
+    A loop over a population trains `num_seeds` runs side by side, S below, none of which sees the
+    others: the same functions under `jax.vmap`. What it evaluates is one seed's learner.
+
+    * `init(key) -> run`; the key is what `key(seeds)` returns
     * `prefill(run) -> run`, transitions that come before the first update
-    * `epoch(run) -> (run, metrics)`, metrics are device scalars under fixed keys
+    * `epoch(run) -> (run, metrics)`, metrics are device scalars, or `[S]`, under fixed keys
     * `evaluate(learner, key) -> EvalResult`, the algorithm in mode "eval"
     * `evaluate_constant(action [A], key) -> EvalResult`, the same worlds under one fixed action
     * `rollout(learner, key) -> Rollout`, one recorded episode
@@ -131,17 +105,43 @@ class Loop(NamedTuple):
     evaluate_constant: Callable[[jax.Array, jax.Array], evaluation.EvalResult]
     rollout: Callable[[Learner, jax.Array], evaluation.Rollout]
     programs: dict[str, Program]
-    replay_bytes: int  # of the ring
-    state_bytes: int  # of the whole device state, ring included
+    replay_bytes: int  # of the rings
+    state_bytes: int  # of the whole device state, rings included
+    num_seeds: int | None = None  # None: one run, without a leading axis for it
+
+    def key(self, seeds: Sequence[int]) -> jax.Array:
+        """Returns the key `[2]` of the one seed, or those of a population `[S, 2]`."""
+        keys = [jax.random.PRNGKey(seed) for seed in seeds]
+        return keys[0] if self.num_seeds is None else jnp.stack(keys)
 
     def shapes(self) -> RunState:
-        """Returns a run of `ShapeDtypeStruct`s, allocating nothing; a checkpoint restores by it."""
-        return RunState(self.programs["init"].shapes(_key_shape()))
+        """Returns a run of `ShapeDtypeStruct`s, allocating nothing."""
+        return RunState(self.programs["init"].shapes(key_shape(self.num_seeds)))
+
+    def member_shapes(self) -> RunState:
+        """Returns the `shapes` of one seed by itself; a checkpoint restores by them."""
+        device = self.shapes().device
+        return RunState(device if self.num_seeds is None else jax.eval_shape(take, device, 0))
+
+    def member(self, run: RunState, index: int) -> RunState:
+        """Returns one seed of `run` as a run by itself: of a population, a copy."""
+        return run if self.num_seeds is None else replace(run, device=take(run.device, index))
+
+    def learner(self, run: RunState, index: int) -> Learner:
+        """Returns one seed's learner: of a population, a copy."""
+        alone = self.num_seeds is None
+        return run.learner if alone else jax.tree.map(lambda x: x[index], run.learner)
+
+    def join(self, members: Iterable[RunState]) -> RunState:
+        """Returns the run of `members`: the inverse of `member`."""
+        return (
+            next(iter(members)) if self.num_seeds is None else join(self.shapes().device, members)
+        )
 
     def compile(self) -> dict[str, float]:
         """Compiles `init`, `prefill` and `epoch` ahead of time; returns seconds by name."""
         device = self.shapes().device
-        self.programs["init"].compile(_key_shape())
+        self.programs["init"].compile(key_shape(self.num_seeds))
         self.programs["prefill"].compile(device)
         self.programs["epoch"].compile(device)
         return self.compile_seconds()
@@ -155,25 +155,41 @@ class Loop(NamedTuple):
         }
 
 
-def make_loop(env: Task, algorithm: Algorithm, config: LoopConfig) -> Loop:
+def make_loop(
+    env: Task, algorithm: Algorithm, config: LoopConfig, num_seeds: int | None = None
+) -> Loop:
     """Builds the training functions of one environment and one algorithm.
 
     The ring's size is checked against the device's free memory here, before anything is allocated.
+
+    Args:
+      env: one environment.
+      algorithm: made for its sizes.
+      config: sizes of each seed's run.
+      num_seeds: S, runs in a population; None is one run.
 
     Raises:
       UserError: the replay does not fit on the device.
     """
     spec = transition_spec(env)
     replay_bytes = ring.replay_bytes(spec, config.num_envs, config.replay_capacity)
+    replay_bytes *= num_seeds or 1
     ring.check_fits(replay_bytes, ring.free_device_bytes())
 
     options = stepping_options(env)
     policy = evaluation.learner_policy(algorithm)
     constant = evaluation.constant_policy(env.action_size)
+
+    def program(function: Callable, seeds_in: Any, seeds_out: Any, donate: tuple[int, ...]):
+        function = partial(function, env, algorithm, config)
+        if num_seeds is not None:
+            function = jax.vmap(function, in_axes=(seeds_in,), out_axes=seeds_out)
+        return Program(function, donate, options)
+
     programs = {
-        "init": Program(partial(_init, env, algorithm, config), (), options),
-        "prefill": Program(partial(_prefill, env, algorithm, config), (0,), options),
-        "epoch": Program(partial(_epoch, env, algorithm, config), (0,), options),
+        "init": program(_init, 0, SEED_AXES, ()),
+        "prefill": program(_prefill, SEED_AXES, SEED_AXES, (0,)),
+        "epoch": program(_epoch, SEED_AXES, (SEED_AXES, 0), (0,)),
         "evaluate": evaluation.make_evaluate(env, policy, config.eval_envs),
         "evaluate_constant": evaluation.make_evaluate(env, constant, config.eval_envs),
         "rollout": evaluation.make_rollout(env, policy),
@@ -207,7 +223,8 @@ def make_loop(env: Task, algorithm: Algorithm, config: LoopConfig) -> Loop:
         rollout=partial(evaluation.record, programs["rollout"]),
         programs=programs,
         replay_bytes=replay_bytes,
-        state_bytes=_num_bytes(programs["init"].shapes(_key_shape())),
+        state_bytes=ring.num_bytes(programs["init"].shapes(key_shape(num_seeds))),
+        num_seeds=num_seeds,
     )
 
 
@@ -218,7 +235,7 @@ def transition_spec(env: Task) -> Transition:
         obs = worlds.observation(env.reset(key))
         return Transition(obs, jnp.zeros(env.action_size), jnp.zeros(()), jnp.zeros(()), obs)
 
-    return jax.eval_shape(example, _key_shape())
+    return jax.eval_shape(example, key_shape())
 
 
 def _init(env: Task, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -> DeviceState:
@@ -379,11 +396,3 @@ def collect(
 
 def _prefill_steps(config: LoopConfig) -> int:
     return ring.num_rows(config.num_envs, config.prefill_transitions)
-
-
-def _key_shape() -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda: jax.random.PRNGKey(0))
-
-
-def _num_bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,17 @@ def read_rows(folder: Path) -> list[Row]:
 
 def _to_text(row: Row) -> dict[str, str]:
     return {name: "" if math.isnan(value) else f"{value:.10g}" for name, value in row.items()}
+
+
+def mean_row(rows: Sequence[Row]) -> Row:
+    """Returns the mean of each column over `rows`, NaNs left out; NaN where nothing remains."""
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values) if values else math.nan
+
+    return {
+        name: mean([row[name] for row in rows if not math.isnan(row[name])]) for name in rows[0]
+    }
 
 
 def used_memory() -> int:

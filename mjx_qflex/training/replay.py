@@ -8,13 +8,16 @@ would overflow int32.
 
 import math
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from mjx_qflex.conditional import when
 from mjx_qflex.errors import UserError
 from mjx_qflex.types import Transition
 
@@ -97,8 +100,8 @@ def sample(replay: Replay, key: jax.Array, shape: tuple[int, ...]) -> Transition
     valid one, which is rejection sampling and so uniform over the valid transitions. Where all of a
     draw's candidates are invalid, a second draw counts the valid transitions and inverts their
     cumulative count: also uniform, exact, and unable to return an invalid transition while a valid
-    one exists. It reads the whole mask (not the data), and runs only when it is needed, behind a
-    `lax.cond`. A ring without any valid transition returns its finite filler.
+    one exists. It reads the whole mask (not the data), and runs only when it is needed. A ring
+    without any valid transition returns its finite filler.
 
     Args:
       replay: the ring, with at least one row written.
@@ -118,11 +121,11 @@ def sample(replay: Replay, key: jax.Array, shape: tuple[int, ...]) -> Transition
     env = jnp.take_along_axis(envs, first, axis=0)[0]
     found = is_valid.any(axis=0)
 
-    def with_fallback() -> tuple[jax.Array, jax.Array]:
-        exact_row, exact_env = _draw_exactly(replay.valid, key_exact, shape)
-        return jnp.where(found, row, exact_row), jnp.where(found, env, exact_env)
+    def replace_missing(drawn: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        exact = _draw_exactly(replay.valid, key_exact, shape)
+        return jax.tree.map(partial(jnp.where, found), drawn, exact)
 
-    row, env = jax.lax.cond(found.all(), lambda: (row, env), with_fallback)
+    row, env = when(~found.all(), replace_missing, (row, env))
     return jax.tree.map(lambda ring: ring[row, env], replay.data)
 
 
@@ -142,8 +145,12 @@ def _draw_exactly(
 
 def replay_bytes(spec: Transition, num_envs: int, capacity: int) -> int:
     """Returns the bytes that `init` would allocate for the same arguments; allocates nothing."""
-    shapes = jax.eval_shape(lambda: init(spec, num_envs, capacity))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    return num_bytes(jax.eval_shape(lambda: init(spec, num_envs, capacity)))
+
+
+def num_bytes(tree: Any) -> int:
+    """Returns the bytes of all arrays of a tree, or of what its `ShapeDtypeStruct`s stand for."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def check_fits(needed: int, free: int | None) -> None:

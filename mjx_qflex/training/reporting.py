@@ -42,7 +42,7 @@ def write_summary(
       folder: the run folder, with its metrics.csv.
       config: of the run.
       command: that the user typed.
-      sizes: `observation_size` and `action_size` of the task.
+      sizes: `observation_size` and `action_size` of the task, `seeds_at_once` of the program.
       compile_seconds: of this process.
     """
     last = metrics.read_rows(folder)[-1]
@@ -144,10 +144,19 @@ def _what(summary: dict[str, Any]) -> list[str]:
         f"in {duration(summary['training_seconds'])} of training "
         f"({summary['steps_per_second']:,.0f} steps/s, {summary['updates_per_second']:.3g} "
         f"updates/s, median over {summary['epochs']} epochs), and "
-        f"{duration(summary['compile_seconds'])} of compiling.",
+        f"{duration(summary['compile_seconds'])} of compiling.{_beside(summary)}",
         "",
         f"On: {summary['device']}; Python {summary['python']}, {packages}.",
     ]
+
+
+def _beside(summary: dict[str, Any]) -> str:
+    """Returns a sentence on the seeds that trained beside this one, empty where none did."""
+    others = summary.get("seeds_at_once", 1) - 1
+    if others == 0:
+        return ""
+    seeds = "1 other seed" if others == 1 else f"{others} other seeds"
+    return f" It shared that time, and the memory, with {seeds} in one program."
 
 
 def _outcome(result: assessment.Assessment) -> list[str]:

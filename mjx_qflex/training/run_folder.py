@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,46 @@ from mjx_qflex import config as configs
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import assessment, checkpoint, reporting
+from mjx_qflex.training.state import RunState
 
 CHECKPOINTS = "checkpoints"  # folder of checkpoints in the run folder
+
+
+@dataclass(frozen=True)
+class Member:
+    """One seed and its run folder, which is the same whether it trains alone or beside others."""
+
+    config: Config
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / CHECKPOINTS
+
+    def transitions(self) -> int | None:
+        """Returns those of the newest checkpoint, None where there is none."""
+        newest = checkpoint.newest(self.checkpoints)
+        return None if newest is None else checkpoint.read_about(newest).counters["transitions"]
+
+    def with_epochs_of(self, steps: int) -> "Member":
+        """Returns the member with epochs of `steps` vector steps."""
+        loop = replace(self.config.loop, steps_per_epoch=steps)
+        return replace(self, config=replace(self.config, loop=loop))
+
+    def save_config(self) -> None:
+        """Writes the config; makes the folder where missing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        configs.save(self.config, self.folder)
+
+    def restore(self, shapes: RunState) -> RunState:
+        """Reads the newest checkpoint, which must exist; `shapes` are `Loop.member_shapes()`."""
+        run = checkpoint.restore(self.checkpoints, shapes, fingerprint(self.config))
+        assert run is not None, "only a run with a checkpoint resumes"
+        return run
+
+    def save(self, run: RunState) -> checkpoint.Saved:
+        """Writes a checkpoint of `run`, this seed's alone."""
+        return checkpoint.save(self.checkpoints, run, fingerprint(self.config))
 
 
 def check_writable(folder: Path) -> None:

@@ -1,0 +1,316 @@
+"""Seeds in training side by side, from the host's side: one program, and a run folder each.
+
+One seed is the usual case. Several share a loop over a population, and their epochs; what each
+leaves behind is what it would have left alone.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mjx_qflex.config import Config
+from mjx_qflex.training import assessment, metrics, reporting
+from mjx_qflex.training.assessment import TimedTask
+from mjx_qflex.training.interrupt import Interrupt, Interrupted
+from mjx_qflex.training.loop import Loop, LoopConfig
+from mjx_qflex.training.metrics import GIB, duration
+from mjx_qflex.training.run_folder import Member
+from mjx_qflex.training.state import RunState, key_shape
+from mjx_qflex.types import Algorithm
+
+MAX_EPOCH_SECONDS = 12.0  # how long a Ctrl-C may wait
+AIMED_EPOCH_SECONDS = 5.0  # of epochs that are shortened
+LINE_SECONDS = 5.0  # between progress lines; a fast device has several epochs a second
+# A checkpoint is written when it costs at most this share of the time since the last one.
+CHECKPOINT_SHARE = 0.05
+CHECKPOINT_SECONDS = 30.0  # and not more often than this
+
+Say = Callable[[str], None]
+Loops = Callable[[LoopConfig, int | None], Loop]  # sizes, number of seeds -> loop; cached
+
+
+class Run:
+    """Seeds in training on the host."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        env: TimedTask,
+        algorithm: Algorithm,
+        loops: Loops,
+        interrupt: Interrupt,
+        say: Say,
+    ):
+        """Prepares to train `members`, whose configs differ in the seed and which stand together.
+
+        `loops` gives the loop of `env` and `algorithm` for a config and a number of seeds, None for
+        one seed alone.
+        """
+        self.members, self.env, self.algorithm, self.loops = members, env, algorithm, loops
+        self.interrupt, self.say = interrupt, say
+        self.num_seeds = len(members)
+        self.loop = self._make_loop()
+        self.state: RunState | None = None
+        self.logs: list[metrics.MetricsLog] = []
+        self.saved_transitions = 0  # of the newest checkpoint
+        self.seconds = np.zeros(len(members))  # of training, all processes of each run together
+        self.last_save, self.save_seconds, self.last_line = time.monotonic(), 0.0, -np.inf
+
+    def _make_loop(self) -> Loop:
+        return self.loops(self.config.loop, self.num_seeds if self.num_seeds > 1 else None)
+
+    @property
+    def config(self) -> Config:
+        """The config of the first seed: apart from the seed, that of all."""
+        return self.members[0].config
+
+    @property
+    def run(self) -> RunState:
+        assert self.state is not None, "begin() comes first"
+        return self.state
+
+    def begin(self) -> None:
+        """Restores the newest checkpoints or starts afresh; compiles what that takes."""
+        resumes = self.members[0].transitions() is not None
+        if resumes:
+            self._restore()
+        else:
+            self._compile("init", key_shape(self.loop.num_seeds))
+            self._compile("prefill", self.loop.shapes().device)
+        if not resumes or self.run.transitions < self.config.total_steps:
+            self._compile("epoch", self.loop.shapes().device)
+        self.logs = [
+            metrics.MetricsLog(member.folder, self.saved_transitions) for member in self.members
+        ]
+        for index, member in enumerate(self.members):
+            rows = metrics.read_rows(member.folder)
+            self.seconds[index] = rows[-1]["seconds"] if rows else 0.0
+        if not resumes:
+            self._start()
+
+    def _restore(self) -> None:
+        def restore() -> RunState:
+            shapes = self.loop.member_shapes()
+            return self.loop.join(member.restore(shapes) for member in self.members)
+
+        self.state = self.interrupt.attempt(restore)
+        self.saved_transitions = self.run.transitions
+        self.say(f"resumed from {self.run.transitions:,} transitions")
+
+    def _start(self) -> None:
+        start = time.perf_counter()
+        self.say(
+            f"filling the replay with {self.config.loop.prefill_transitions:,} transitions "
+            f"({self.config.loop.prefill_actions} actions)"
+        )
+
+        def prefill() -> RunState:
+            seeds = [member.config.seed for member in self.members]
+            state = self.loop.prefill(self.loop.init(self.loop.key(seeds)))
+            jax.block_until_ready(state.device)
+            return state
+
+        self.state = self.interrupt.attempt(prefill)
+        seconds = time.perf_counter() - start
+        self.say(f"filled in {duration(seconds)}; training begins")
+
+    def _compile(self, name: str, *shapes: Any) -> None:
+        program = self.loop.programs[name]
+        if program.compile_seconds is not None:
+            return  # for an earlier seed
+        self.say(f"compiling {name} ...")
+        seconds = self.interrupt.attempt(program.compile, *shapes)
+        self.say(f"compiled {name} in {duration(seconds)}")
+
+    def train(self) -> None:
+        """Runs epochs to the end, or to the request to stop."""
+        first_epoch, started = self.run.epochs, time.monotonic()
+        total = self.config.total_steps
+        while self.run.transitions < total:
+            before = self.run.transitions
+            rows = self._epoch()
+            evaluated = self._evaluation(before)
+            rows = [row | more for row, more in zip(rows, evaluated, strict=True)]
+            for log, row in zip(self.logs, rows, strict=True):
+                log.write(row)
+            passed = (time.monotonic() - started) / (self.run.epochs - first_epoch)
+            per_epoch = self.run.transitions - before
+            self._progress(rows, passed * max(0, total - self.run.transitions) / per_epoch)
+            self._save_if_due()
+            if self.interrupt.requested:
+                self.stop()
+            if self.run.epochs == 1:
+                self._shorten_epochs(rows[0]["seconds"])
+        self._close_logs()
+
+    def _epoch(self) -> list[metrics.Row]:
+        """Trains for an epoch; returns each seed's row."""
+        before, state = time.perf_counter(), self.run
+
+        def epoch() -> tuple[RunState, dict[str, np.ndarray]]:
+            after, measured = self.loop.epoch(state)
+            measured = jax.device_get(measured)  # waits for the device
+            return after, {name: np.atleast_1d(value) for name, value in measured.items()}
+
+        self.state, measured = self.interrupt.complete(epoch)
+        seconds = time.perf_counter() - before
+        self.seconds += seconds
+        loop = self.config.loop
+        common = {
+            "steps_per_second": (self.run.transitions - state.transitions) / seconds,
+            "updates_per_second": (self.run.updates - state.updates) / seconds,
+            "updates_per_transition": loop.updates_per_step / loop.num_envs,
+            "memory_gib": metrics.used_memory() / GIB,
+        }
+        return [
+            {
+                "epoch": self.run.epochs,
+                "transitions": self.run.transitions,
+                "updates": self.run.updates,
+                "seconds": float(self.seconds[index]),
+                **common,
+                **{name: float(values[index]) for name, values in measured.items()},
+            }
+            for index in range(self.num_seeds)
+        ]
+
+    def _evaluation(self, before: int) -> list[metrics.Row]:
+        """Evaluates where the epoch that began at `before` transitions passed a point for it."""
+        share = self.config.evaluations / self.config.total_steps
+        rows = [{"evaluation/return": np.nan, "evaluation/length": np.nan} for _ in self.members]
+        if int(before * share) == int(self.run.transitions * share) or self.interrupt.requested:
+            return rows
+        if self.loop.programs["evaluate"].compile_seconds is None:
+            self.say("evaluating (the first time compiles it) ...")
+        try:
+            results = [self._evaluate(index) for index in range(self.num_seeds)]
+        except Interrupted:
+            return rows  # the caller sees the request, and saves
+        rows = [
+            {
+                "evaluation/return": float(result.return_.mean()),
+                "evaluation/length": float(result.length.mean()),
+            }
+            for result in results
+        ]
+        mean, of_each = metrics.mean_row(rows), " of each seed" if self.num_seeds > 1 else ""
+        self.say(
+            f"evaluated {len(results[0].return_)} episodes{of_each}: return "
+            f"{metrics.number(mean['evaluation/return'])}, length "
+            f"{metrics.number(mean['evaluation/length'])}"
+        )
+        return rows
+
+    def _evaluate(self, index: int) -> Any:
+        """Evaluates a seed as it would be alone; returns its `EvalResult` on the host."""
+        key = assessment.evaluation_key(self.members[index].config.seed)
+
+        def evaluate():
+            return jax.device_get(self.loop.evaluate(self.loop.learner(self.run, index), key))
+
+        return self.interrupt.attempt(evaluate)
+
+    def _progress(self, rows: Sequence[metrics.Row], seconds_left: float) -> None:
+        done = self.run.transitions >= self.config.total_steps
+        now = time.monotonic()
+        if done or self.interrupt.requested or now - self.last_line >= LINE_SECONDS:
+            line = metrics.progress_line(
+                metrics.mean_row(rows), self.config.total_steps, seconds_left
+            )
+            self.say(line if self.num_seeds == 1 else f"mean of {self.num_seeds} seeds: {line}")
+            self.last_line = now
+
+    def _save_if_due(self) -> None:
+        wait = max(CHECKPOINT_SECONDS, self.save_seconds / CHECKPOINT_SHARE)
+        due = time.monotonic() - self.last_save >= wait
+        done = self.run.transitions >= self.config.total_steps
+        if due or done or self.run.epochs == 1 or self.interrupt.requested:
+            self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint of where each seed stands, unless there is one."""
+        if self.state is None or self.state.transitions == self.saved_transitions:
+            return
+        state = self.state
+
+        def save(index: int):
+            return self.members[index].save(self.loop.member(state, index))
+
+        saved = [self.interrupt.complete(save, index) for index in range(self.num_seeds)]
+        num_bytes = sum(one.num_bytes for one in saved)
+        self.saved_transitions = state.transitions
+        self.last_save, self.save_seconds = time.monotonic(), sum(one.seconds for one in saved)
+        self.say(
+            f"checkpoint at {self.saved_transitions:,} transitions: "
+            f"{num_bytes / GIB:.2f} GiB in {self.save_seconds:.1f} s"
+        )
+
+    def stop(self) -> None:
+        """Saves and leaves.
+
+        Raises:
+          Interrupted: always.
+        """
+        self.save()
+        self._close_logs()
+        raise Interrupted
+
+    def _close_logs(self) -> None:
+        for log in self.logs:
+            log.close()
+
+    def _shorten_epochs(self, seconds: float) -> None:
+        """Makes epochs shorter where the first took so long that Ctrl-C would have to wait."""
+        loop = self.config.loop
+        if seconds <= MAX_EPOCH_SECONDS or loop.steps_per_epoch == 1:
+            return
+        steps = max(1, int(loop.steps_per_epoch * AIMED_EPOCH_SECONDS / seconds))
+        self.say(
+            f"an epoch of {loop.steps_per_epoch} steps takes {duration(seconds)} here; going on "
+            f"with loop.steps_per_epoch={steps}"
+        )
+        self.members = [member.with_epochs_of(steps) for member in self.members]
+        for member in self.members:
+            member.save_config()
+        # By way of the checkpoint that the first epoch left: there is room for one replay only.
+        self.state = None
+        self._close_logs()
+        self.loop = self._make_loop()
+        self.begin()
+
+    def finish(self, command: str, video: bool) -> None:
+        """Evaluates, renders and reports; an interrupted one is made up for by the same command."""
+        for index, member in enumerate(self.members):
+            self._finish_member(member, self.loop.learner(self.run, index), command, video)
+
+    def _finish_member(self, member: Member, learner: Any, command: str, video: bool) -> None:
+        name = f"seed {member.config.seed}: " if self.num_seeds > 1 else ""
+        self.say(f"{name}evaluating the trained policy, an untrained one and an idle one ...")
+        seed, folder = member.config.seed, member.folder
+        result = self.interrupt.attempt(
+            assessment.assess, self.loop, self.env, self.algorithm, learner, seed
+        )
+        for line in assessment.table(result):
+            self.say(line)
+        if video:
+            self.say("rendering the video ...")
+            path = folder / assessment.VIDEO_NAME
+            result["video"] = self.interrupt.attempt(
+                assessment.film, self.loop, self.env, learner, seed, path
+            )
+            self.say(f"video: {result['video']}")
+        result["transitions"] = self.run.transitions
+        assessment.save(result, folder)
+        sizes = {
+            "observation_size": self.env.observation_size,
+            "action_size": self.env.action_size,
+            "seeds_at_once": self.num_seeds,
+        }
+        compiling = sum(self.loop.compile_seconds().values())
+        reporting.write_curve(folder, f"{self.config.task}, {self.config.algo}")
+        reporting.write_summary(folder, member.config, command, sizes, compiling)
+        reporting.write_report(folder)
+        self.say(f"done: {folder / reporting.REPORT_NAME}")
