@@ -189,8 +189,11 @@ def test_disk_that_cannot_hold_two_is_refused(tmp_path, loop, monkeypatch):
     usage = namedtuple("usage", "free")
     free = int(1.5 * loop.state_bytes)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(free))
-    with pytest.raises(UserError, match="two checkpoints need .* GiB.*loop.replay_capacity"):
-        checkpoint.check_disk(tmp_path / "not" / "yet", loop.state_bytes)
+    with pytest.raises(UserError, match="2 checkpoints need .* GiB.*loop.replay_capacity"):
+        checkpoint.check_disk([tmp_path / "not" / "yet"], loop.state_bytes)
     # A run that goes on has one there already, which the next but one replaces.
     checkpoint.save(tmp_path, loop.init(KEY), FINGERPRINT)
-    checkpoint.check_disk(tmp_path, loop.state_bytes)
+    checkpoint.check_disk([tmp_path], loop.state_bytes)
+    # Each of several runs leaves its checkpoint.
+    with pytest.raises(UserError, match="3 checkpoints need"):
+        checkpoint.check_disk([tmp_path, tmp_path / "other"], loop.state_bytes)

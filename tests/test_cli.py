@@ -185,6 +185,9 @@ def refused(capsys, main, *flags):
         (["--task=chain_reach", "--numenvs=3"], "did you mean '--num_envs'"),
         (["--task=chain_reach", "--num_envs=many"], "'many' is no whole number"),
         (["--task=chain_reach", "--seed=1.5"], "'1.5' is no whole number"),
+        (["--task=chain_reach", "--seeds=0"], "--seeds is 0; it must be 1 or more"),
+        (["--task=chain_reach", "--seeds=2", "--seeds_at_once=0"], "--seeds_at_once is 0"),
+        (["--task=chain_reach", "--seeds_at_once=2"], "add --seeds=NUMBER"),
         (["--task=chain_reach", "--num_envs=0"], "it must be 1 or more"),
         (["--task=chain_reach", "--set", "algo.widht=3"], "did you mean 'algo.width'"),
         (["--task=chain_reach", "--set", "algo.width=wide"], "give whole number"),
@@ -199,6 +202,16 @@ def test_bad_input_takes_one_line_and_writes_nothing(capsys, tmp_path, flags, sa
     folder = tmp_path / "run"
     assert says in refused(capsys, train.main, *flags, f"--logdir={folder}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_seed_has_its_own_run_folder():
+    named = {seed: Path(f"runs/chain_reach-sac-s{seed}") for seed in (3, 4)}
+    assert train._run_folders("chain_reach-sac", 3, 2, None) == named
+    assert train._run_folders("chain_reach-sac", 3, None, None) == {3: named[3]}
+    below = {seed: Path(f"here/s{seed}") for seed in (3, 4)}
+    assert train._run_folders("chain_reach-sac", 3, 2, Path("here")) == below
+    assert train._run_folders("chain_reach-sac", 3, 1, Path("here")) == {3: below[3]}
+    assert train._run_folders("chain_reach-sac", 3, None, Path("here")) == {3: Path("here")}
 
 
 def test_bad_input_from_the_shell(command, tmp_path):

@@ -1,15 +1,18 @@
 """The driver on a toy task, which compiles in a second."""
 
+import dataclasses
+import json
 import shutil
 
 import jax
+import numpy as np
 import pytest
 import toy_envs
 from jax.experimental.compilation_cache import compilation_cache
 
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import checkpoint, driver, metrics
+from mjx_qflex.training import assessment, checkpoint, driver, metrics, run, run_folder
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
 
 SIZES = (
@@ -62,13 +65,38 @@ def train(folder, total_steps, said=None, interrupt=None):
     return words
 
 
+def train_seeds(folder, seeds, total_steps, at_once=None, stop_at=None, **changes):
+    """Trains seeds in `folder`/<seed>; asks to stop once a line says `stop_at`."""
+    config = configs.resolve("chain_reach", total_steps=total_steps, sets=SIZES, device="cpu")
+    config = dataclasses.replace(config, **changes)
+    words: list[str] = []
+    with Interrupt(words.append) as interrupt:
+
+        def say(line):
+            words.append(line)
+            interrupt.requested |= stop_at is not None and stop_at in line
+
+        folders = {seed: folder / str(seed) for seed in seeds}
+        try:
+            driver.train_seeds(config, folders, "command", interrupt, say, at_once)
+        except Interrupted:
+            assert stop_at is not None
+            words.append("stopped")
+    return words
+
+
+def said(words, text):
+    """How many lines hold `text`."""
+    return sum(text in line for line in words)
+
+
 def transitions(folder):
     return [row["transitions"] for row in metrics.read_rows(folder)]
 
 
 def test_epochs_that_take_too_long_are_shortened_once_and_for_good(tmp_path, monkeypatch):
-    monkeypatch.setattr(driver, "MAX_EPOCH_SECONDS", 0.0)
-    monkeypatch.setattr(driver, "AIMED_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(run, "MAX_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(run, "AIMED_EPOCH_SECONDS", 0.0)
     words = train(tmp_path, 120)
     assert any("going on with loop.steps_per_epoch=1" in line for line in words)
     assert transitions(tmp_path) == [80, *range(84, 121, 4)]
@@ -118,8 +146,8 @@ def test_checkpoints_come_after_the_first_and_last_epoch_and_when_due(copied, mo
 
     rare = saves(train(copied, 300))
     assert len(rare) == 1
-    monkeypatch.setattr(driver, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(driver, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(run, "CHECKPOINT_SHARE", 1e9)
     assert len(saves(train(copied, 500))) == 5
 
 
@@ -127,3 +155,108 @@ def test_checkpoints_without_their_config_are_not_touched(copied):
     (copied / "config.json").unlink()
     with pytest.raises(UserError, match="config.json"):
         train(copied, 100)
+
+
+LEFT_BEHIND = {
+    "checkpoints", "config.json", "evaluation.json", "learning_curve.png", "metrics.csv",
+    "report.md", "summary.json", "tensorboard",
+}  # fmt: skip
+TIMINGS = {"seconds", "steps_per_second", "updates_per_second", "memory_gib"}
+
+
+def outcome(folder):
+    """What a run left that does not depend on how fast the machine was."""
+    rows = [
+        {name: value for name, value in row.items() if name not in TIMINGS and value == value}
+        for row in metrics.read_rows(folder)
+    ]
+    config = configs.load(folder)
+    loop = driver.make_loop(*driver.build(config), config.loop)
+    state = run_folder.Member(config, folder).restore(loop.shapes())
+    return rows, assessment.load(folder), jax.tree.leaves(jax.device_get(state.device))
+
+
+def assert_same_outcome(folder, other):
+    (rows, result, state), (rows_other, result_other, state_other) = map(outcome, (folder, other))
+    assert rows == rows_other and result == result_other
+    for x, y in zip(state, state_other, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def alone(toy_task, tmp_path_factory):
+    """Seeds 0 and 1, each trained in a command of its own."""
+    folder = tmp_path_factory.mktemp("alone")
+    for seed in (0, 1):
+        train_seeds(folder, [seed], 200)
+    return folder
+
+
+@pytest.fixture
+def stopped(toy_task, tmp_path):
+    """Seeds 0 and 1, trained together and stopped after an epoch."""
+    train_seeds(tmp_path, [0, 1], 200, 2, stop_at="epoch 1 |")
+    return tmp_path
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_seeds_leave_what_each_alone_leaves(alone, tmp_path, at_once):
+    words = train_seeds(tmp_path, [0, 1], 200, at_once)
+    assert said(words, "compiled epoch") == said(words, "compiled init") == 1
+    assert (said(words, "mean of 2 seeds: epoch") > 0) == (at_once == 2)
+    for seed in ("0", "1"):
+        assert {path.name for path in (tmp_path / seed).iterdir()} == LEFT_BEHIND
+        assert configs.load(tmp_path / seed).seed == int(seed)
+        assert_same_outcome(tmp_path / seed, alone / seed)
+        summary = json.loads((tmp_path / seed / "summary.json").read_text())
+        assert summary["seeds_at_once"] == at_once
+        report = (tmp_path / seed / "report.md").read_text()
+        assert ("with 1 other seed in one program" in report) == (at_once == 2)
+    assert metrics.read_rows(tmp_path / "0") != metrics.read_rows(tmp_path / "1")
+
+
+def test_stopped_seeds_go_on_together_and_finished_ones_are_left_alone(alone, tmp_path):
+    words = train_seeds(tmp_path, [0, 1], 200, 2, stop_at="epoch 1 |")
+    assert words[-1] == "stopped"
+    assert transitions(tmp_path / "0") == transitions(tmp_path / "1") == [80]
+    words = train_seeds(tmp_path, [0, 1], 200, 2)
+    assert said(words, "resumed from 80 transitions") == 1
+    for seed in ("0", "1"):
+        assert_same_outcome(tmp_path / seed, alone / seed)
+    words = train_seeds(tmp_path, [0, 1], 200, 2)
+    assert said(words, "is finished") == len(words) == 2
+
+
+def test_seeds_at_different_points_train_apart(stopped, alone):
+    words = train_seeds(stopped, [0, 1, 2], 200, 3)
+    assert said(words, "not all at once") == 1
+    assert said(words, "(seeds 0, 1 at 80, seed 2 at 0)") == 1
+    for seed in ("0", "1"):
+        assert_same_outcome(stopped / seed, alone / seed)
+    assert transitions(stopped / "2")[-1] == 200
+
+
+def test_the_command_of_one_seed_goes_on_with_a_seed_of_several(stopped, alone):
+    words = train_seeds(stopped, [1], 200)
+    assert said(words, "resumed from 80") == 1
+    assert_same_outcome(stopped / "1", alone / "1")
+
+
+def test_epochs_shortened_for_one_seed_are_short_for_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "MAX_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(run, "AIMED_EPOCH_SECONDS", 0.0)
+    words = train_seeds(tmp_path, [0, 1], 90, 1)
+    assert said(words, "going on with loop.steps_per_epoch=1") == 1
+    assert said(words, "compiled epoch") == 2
+    assert transitions(tmp_path / "0") == [80, 84, 88, 92]
+    assert transitions(tmp_path / "1") == list(range(44, 93, 4))
+    words = train_seeds(tmp_path, [2, 3], 90, 2)
+    assert transitions(tmp_path / "3") == [80, 84, 88, 92]
+    assert configs.load(tmp_path / "3").loop.steps_per_epoch == 1
+
+
+def test_a_folder_of_another_run_is_refused_before_any_seed_trains(alone, tmp_path):
+    shutil.copytree(alone / "1", tmp_path / "1")
+    with pytest.raises(UserError, match="preset=cpu.*preset=gpu"):
+        train_seeds(tmp_path, [0, 1], 200, preset="gpu")
+    assert {path.name for path in tmp_path.iterdir()} == {"1"}
