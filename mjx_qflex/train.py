@@ -155,7 +155,13 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     say(f"run folder: {where}; Ctrl-C saves and stops, the same command goes on")
     command = shlex.join(["python", "-m", "mjx_qflex.train", *arguments])
     driver.train_seeds(
-        resolved, folders, command, interrupt, say, not flags.no_video, flags.seeds_at_once
+        resolved,
+        folders,
+        command,
+        interrupt,
+        say,
+        video=not flags.no_video,
+        at_once=flags.seeds_at_once,
     )
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from runs import LEFT_BEHIND, TINY, finish, learned, read_rows, wait_for

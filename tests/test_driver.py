@@ -78,7 +78,7 @@ def train_seeds(folder, seeds, total_steps, at_once=None, stop_at=None, **change
 
         folders = {seed: folder / str(seed) for seed in seeds}
         try:
-            driver.train_seeds(config, folders, "command", interrupt, say, at_once)
+            driver.train_seeds(config, folders, "command", interrupt, say, at_once=at_once)
         except Interrupted:
             assert stop_at is not None
             words.append("stopped")

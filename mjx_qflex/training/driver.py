@@ -41,7 +41,7 @@ def train(
       UserError: the folder is not writable or holds another run, or memory or disk do not suffice.
       Interrupted: the user stopped it; what was trained is saved.
     """
-    train_seeds(asked, {asked.seed: folder}, command, interrupt, say, video)
+    train_seeds(asked, {asked.seed: folder}, command, interrupt, say, video=video)
 
 
 def train_seeds(
@@ -50,6 +50,7 @@ def train_seeds(
     command: str,
     interrupt: Interrupt,
     say: Say,
+    *,
     video: bool = True,
     at_once: int | None = None,
 ) -> None:
