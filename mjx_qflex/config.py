@@ -18,6 +18,7 @@ from mjx_qflex.commands import whole_number
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
 from mjx_qflex.training.loop import LoopConfig
+from mjx_qflex.training.on_policy import OnPolicyConfig
 
 FILE_NAME = "config.json"
 
@@ -32,7 +33,7 @@ class Config:
     seed: int
     total_steps: int  # transitions, prefill included; the run ends at the first epoch past it
     evaluations: int
-    loop: LoopConfig
+    loop: Any  # `LoopConfig`, or `OnPolicyConfig` of an algorithm without a replay
     algo_config: Any  # the algorithm's config dataclass
     task_config: Any  # the task's config dataclass
 
@@ -78,11 +79,10 @@ def resolve(
     preset = preset or presets.default_preset(device)
     if preset not in presets.SIZES:
         raise unknown_name("preset", preset, presets.SIZES)
-    sizes = presets.sizes_of(preset, task)
+    sizes = presets.sizes_of(preset, task, entry.on_policy)
 
     names = (*presets.ALGO_OPTIONS.get(preset, ()), "default")
     options = next(entry.presets[name] for name in names if name in entry.presets)
-    num_envs = sizes.num_envs if num_envs is None else num_envs
     config = Config(
         task=task,
         algo=algo,
@@ -90,20 +90,34 @@ def resolve(
         seed=seed,
         total_steps=sizes.total_steps if total_steps is None else total_steps,
         evaluations=sizes.evaluations,
-        loop=LoopConfig(
-            num_envs=num_envs,
-            batch_size=sizes.batch_size,
-            updates_per_step=sizes.updates_per_step,
-            prefill_transitions=sizes.prefill,
-            replay_capacity=sizes.replay,
-            steps_per_epoch=sizes.steps_per_epoch,
-            reset_pool=num_envs,
-            eval_envs=sizes.eval_envs,
-        ),
+        loop=_loop_config(sizes),
         algo_config=replace(options, width=sizes.width),
         task_config=task_config,
     )
-    return apply_sets(config, (*presets.settings_of(preset, task, algo), *sets))
+    settings = presets.settings_of(preset, task, algo, entry.on_policy)
+    return apply_sets(config, (*settings, *_num_envs_sets(config.loop, num_envs), *sets))
+
+
+def _loop_config(sizes: presets.Sizes | presets.OnPolicySizes) -> LoopConfig | OnPolicyConfig:
+    if isinstance(sizes, presets.OnPolicySizes):
+        names = [field.name for field in dataclasses.fields(OnPolicyConfig)]
+        return OnPolicyConfig(**{name: getattr(sizes, name) for name in names})
+    return LoopConfig(
+        num_envs=sizes.num_envs,
+        batch_size=sizes.batch_size,
+        updates_per_step=sizes.updates_per_step,
+        prefill_transitions=sizes.prefill,
+        replay_capacity=sizes.replay,
+        steps_per_epoch=sizes.steps_per_epoch,
+        reset_pool=sizes.num_envs,
+        eval_envs=sizes.eval_envs,
+    )
+
+
+def _num_envs_sets(loop: LoopConfig | OnPolicyConfig, num_envs: int | None) -> list[str]:
+    """Returns what the flag --num_envs says, in the form of `--set`."""
+    names = [name for name in ("num_envs", "reset_pool") if hasattr(loop, name)]
+    return [] if num_envs is None else [f"loop.{name}={num_envs}" for name in names]
 
 
 def apply_sets(config: Config, sets: typing.Sequence[str]) -> Config:
@@ -240,9 +254,10 @@ def from_json(text: str) -> Config:
     """
     try:
         data = json.loads(text)
+        entry = algos.entry(data["algo"])
         classes = {
-            "loop": LoopConfig,
-            "algo_config": algos.entry(data["algo"]).config_class,
+            "loop": OnPolicyConfig if entry.on_policy else LoopConfig,
+            "algo_config": entry.config_class,
             "task_config": tasks.config_class(data["task"]),
         }
         return Config(

@@ -3,9 +3,11 @@
 `config.resolve` applies them, below explicit flags and `--set`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
+
+Row = TypeVar("Row")
 
 
 class Sizes(NamedTuple):
@@ -21,6 +23,22 @@ class Sizes(NamedTuple):
     total_steps: int  # transitions, prefill included
     evaluations: int = 20  # spread over the run
     eval_envs: int = 64
+
+
+class OnPolicySizes(NamedTuple):
+    """How large an on-policy run is, `OnPolicyConfig`'s fields; length and evaluations are
+    those of runs with a replay."""
+
+    num_envs: int
+    unroll_length: int  # transitions
+    batch_size: int  # unrolls
+    num_minibatches: int
+    num_updates_per_batch: int
+    width: int  # of the policy's hidden layers
+    steps_per_epoch: int
+    total_steps: int = 0
+    evaluations: int = 0
+    eval_envs: int = 0
 
 
 PAPER_SMALL = Sizes(80, 256, 1, 30_000, 1_000_000, 256, 50, 20_000_000)
@@ -64,11 +82,33 @@ SIZES: dict[str, dict[str, Sizes]] = {
     "paper": PAPER_SIZES,
     "code": PAPER_SIZES,
 }
+# The same for algorithms without a replay.
+PAPER_ON_POLICY = {
+    # Stable-Baselines3's defaults with 4 worlds: 2,048 steps of each an iteration, minibatches of
+    # 512 transitions, 10 passes. It shuffles transitions and estimates advantages over all 2,048
+    # steps; brax does both by unrolls.
+    "*":             OnPolicySizes(   4,  128,   4,  16,  10,    64, 2048),
+}
+ON_POLICY_SIZES: dict[str, dict[str, OnPolicySizes]] = {
+    # columns:                     envs unroll batch mini passes width steps
+    "cpu": {
+        "*":             OnPolicySizes(  64,   20,   8,   8,   8,   128,   20),
+        "chain_reach":   OnPolicySizes(  64,   20,   8,   8,   8,   128,  100),
+    },
+    # MuJoCo Playground's proportions: an iteration is one unroll of each world.
+    "gpu": {
+        "*":             OnPolicySizes(4096,   20, 128,  32,   4,   128,   20),
+        "chain_reach":   OnPolicySizes(4096,   20, 128,  32,   4,   128,  100),
+    },
+    "paper": PAPER_ON_POLICY,
+    "code": PAPER_ON_POLICY,
+}
 # fmt: on
 
 # A body whose 700 muscles start half excited falls before it can learn anything. Here action 0 is
 # rest, and the untrained policy fills the replay (experiments/cpu_walk).
-AT_REST = ("task.action_map=exponential", "loop.prefill_actions=policy")
+AT_REST = ("task.action_map=exponential",)
+PREFILL_BY_POLICY = ("loop.prefill_actions=policy",)
 
 # Quiet first actions, flat first critics, and a source that stays within the reach of what the
 # critics have seen. The critic's gradient, and with it the ascent, shrinks with the rewards.
@@ -92,17 +132,27 @@ MINUTES_QFLEX = (
 # One body, so one set of settings; they were found on the walk (experiments/cpu_walk).
 HUMAN_TASKS = ("ms_human_dance", "ms_human_run", "ms_human_walk")
 
-# What a preset sets on a task with an algorithm ("*": on any), in the form of --set.
+# Their action 0 is near rest as it is.
+MYO_TASKS = ("myo_hand_pen_twirl", "myo_leg_walk")
+
+# What a preset sets on a task with an algorithm ("*": any, "off_policy": any with a replay), in
+# the form of --set.
 SETTINGS: dict[tuple[str, str, str], tuple[str, ...]] = {
     ("cpu", "*", "crossq"): ("algo.critic_width=256",),  # the paper's 2,048 is for accelerators,
     ("cpu", "*", "dacer"): ("algo.entropy_states=32",),  # and so are so many samples
+    # Playground's are for a hundred million transitions; found on chain_reach.
+    ("cpu", "*", "ppo"): ("algo.learning_rate=1e-3", "algo.entropy_cost=1e-3"),
     ("cpu", "*", "sdac"): ("algo.particles=4", "algo.reverse_samples=16"),
     ("code", "ms_human_walk", "*"): ("task.reward_set=code",),
     **{(preset, task, "*"): AT_REST for preset in ("cpu", "gpu") for task in HUMAN_TASKS},
+    **{
+        (preset, task, "off_policy"): PREFILL_BY_POLICY
+        for preset in ("cpu", "gpu")
+        for task in HUMAN_TASKS
+    },
+    **{("cpu", task, "off_policy"): PREFILL_BY_POLICY for task in MYO_TASKS},
     **{("gpu", task, "qflex"): QUIET_QFLEX for task in HUMAN_TASKS},
     **{("cpu", task, "qflex"): MINUTES_QFLEX for task in HUMAN_TASKS},
-    # Their action 0 is near rest as it is.
-    ("cpu", "myo_hand_pen_twirl", "*"): ("loop.prefill_actions=policy",),
     # An episode is 50 actions, and what pays is rare: smaller steps, a source that learns too.
     ("cpu", "myo_hand_pen_twirl", "qflex"): (
         *MINUTES_QFLEX,
@@ -111,7 +161,6 @@ SETTINGS: dict[tuple[str, str, str], tuple[str, ...]] = {
         "algo.reward_scale=0.05",
         "algo.ascent_step_size=0.1",
     ),
-    ("cpu", "myo_leg_walk", "*"): ("loop.prefill_actions=policy",),
     ("cpu", "myo_leg_walk", "qflex"): (*MINUTES_QFLEX, "algo.reward_scale=0.05"),
 }
 
@@ -125,13 +174,22 @@ def default_preset(device: str | None = None) -> str:
     return "cpu" if (device or jax.default_backend()) == "cpu" else "gpu"
 
 
-def sizes_of(preset: str, task: str) -> Sizes:
-    """Returns the table's entry for a preset and a task."""
-    table = SIZES[preset]
+def sizes_of(preset: str, task: str, on_policy: bool = False) -> Sizes | OnPolicySizes:
+    """Returns the tables' entry for a preset and a task."""
+    sizes = _row(SIZES[preset], task)
+    if not on_policy:
+        return sizes
+    return _row(ON_POLICY_SIZES[preset], task)._replace(
+        total_steps=sizes.total_steps, evaluations=sizes.evaluations, eval_envs=sizes.eval_envs
+    )
+
+
+def _row(table: dict[str, Row], task: str) -> Row:
     return table.get(task, table["*"])
 
 
-def settings_of(preset: str, task: str, algo: str) -> list[str]:
+def settings_of(preset: str, task: str, algo: str, on_policy: bool = False) -> list[str]:
     """Returns the settings of a preset in the form of `--set`, the more special ones last."""
-    rows = ((preset, "*", algo), (preset, task, "*"), (preset, task, algo))
+    kind = "on_policy" if on_policy else "off_policy"
+    rows = ((preset, "*", algo), (preset, task, "*"), (preset, task, kind), (preset, task, algo))
     return [setting for row in rows for setting in SETTINGS.get(row, ())]

@@ -56,7 +56,7 @@ def make_parser() -> commands.FlagParser:
 def defaults_text(task: str | None, algo: str, preset: str | None) -> str:
     """Returns the real defaults: of every setting of a task, or the sizes of all tasks."""
     with commands.quiet_imports():
-        from mjx_qflex import config, presets
+        from mjx_qflex import algos, config, presets
 
     chosen = preset or presets.default_preset()
     if task:
@@ -66,8 +66,10 @@ def defaults_text(task: str | None, algo: str, preset: str | None) -> str:
         return "\n".join(lines)
     lines = [f"Sizes by preset and task (* is any other task); the preset here is {chosen}:"]
     lines.append(f"  {'preset':7}{'task':16}{'num_envs':>9}{'total_steps':>13}{'batch_size':>11}")
+    on_policy = algos.entry(algo).on_policy
     for name, table in presets.SIZES.items():
-        for row, sizes in table.items():
+        for row in table:
+            sizes = presets.sizes_of(name, row, on_policy)
             lines.append(
                 f"  {name:7}{row:16}{sizes.num_envs:>9,}{sizes.total_steps:>13,}"
                 f"{sizes.batch_size:>11,}"

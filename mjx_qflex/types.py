@@ -58,3 +58,11 @@ class Algorithm(NamedTuple):
     init_carry: Callable[[int], Carry]
     act: Callable[[Learner, jax.Array, Carry, jax.Array, Mode], tuple[jax.Array, Carry]]
     update: Callable[[Learner, Transition, jax.Array], tuple[Learner, Metrics]]
+
+
+class Agent(NamedTuple):
+    """What acts but is trained elsewhere: an `Algorithm` without `update`."""
+
+    init: Callable[[jax.Array], Learner]
+    init_carry: Callable[[int], Carry]
+    act: Callable[[Learner, jax.Array, Carry, jax.Array, Mode], tuple[jax.Array, Carry]]

@@ -14,6 +14,8 @@ from mjx_qflex.errors import UserError
 from mjx_qflex.training.loop import LoopConfig, make_loop
 
 OBS, ACT, BATCH = 5, 3, 16
+# The others are brax's, and trained as tests/test_on_policy.py checks.
+OFF_POLICY = [name for name, entry in algos.ALGOS.items() if not entry.on_policy]
 # Small sizes of whichever of these options an algorithm has.
 TINY = {
     "width": 8, "critic_width": None, "depth": 1, "ascent_steps": 2, "euler_steps": 2,
@@ -53,7 +55,7 @@ def counted(function, calls):
     return traced
 
 
-@pytest.mark.parametrize("name", algos.ALGOS)
+@pytest.mark.parametrize("name", OFF_POLICY)
 def test_update_and_act(name):
     algorithm = algos.make(name, configured(name, **TINY), OBS, ACT)
     init, traces = jax.jit(algorithm.init), []
@@ -99,7 +101,15 @@ def check_acting(algorithm, learner):
     assert not np.allclose(evaluated[0], evaluated[2])  # the observation matters
 
 
-@pytest.mark.parametrize("name", algos.ALGOS)
+@pytest.mark.parametrize("name", sorted(set(algos.ALGOS) - set(OFF_POLICY)))
+@pytest.mark.parametrize("preset", ["default", "qflex_paper"])
+def test_on_policy_acting(name, preset):
+    agent = algos.make(name, configured(name, preset, **TINY), OBS, ACT)
+    with jax.numpy_rank_promotion("allow"):  # brax relies on it
+        check_acting(agent, agent.init(jax.random.key(0)))
+
+
+@pytest.mark.parametrize("name", OFF_POLICY)
 def test_trains_in_the_loop_with_one_trace(name):
     env = tasks.make("chain_reach", num_joints=3)
     config = configured(name, **TINY)
@@ -133,7 +143,7 @@ FAST = {
 
 
 # Qflex goes through all probes in test_probes.py.
-@pytest.mark.parametrize("name", sorted(set(algos.ALGOS) - {"qflex"}))
+@pytest.mark.parametrize("name", sorted(set(OFF_POLICY) - {"qflex"}))
 def test_learns_the_value_of_actions_and_takes_the_best(name):
     """One step with reward -(a - 0.5 s)^2: the value is the reward, the best action 0.5 s."""
     env = toy_envs.ActionReward()
@@ -162,6 +172,7 @@ def test_refused_options(name):
         ("width", 0), ("log_std_range", (2.0, -20.0)), ("activation", "selu"), ("tau", 1.5),
         ("gamma", float("nan")), ("critic_width", 0), ("decay_updates", 0), ("reward_scale", 0.0),
         ("source_learning_rate", 0.0), ("entropy_samples", 0), ("schedule_scale", -1.0),
+        ("gae_lambda", 1.5), ("max_grad_norm", 0.0), ("distribution", "beta"),
     )  # fmt: skip
     for option, value in refused:
         config = configured(name, **{option: value})

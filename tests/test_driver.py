@@ -14,6 +14,7 @@ from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import assessment, checkpoint, driver, metrics, run, run_folder
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
+from mjx_qflex.training.loop import make_loop
 
 SIZES = (
     "loop.num_envs=4", "loop.batch_size=8", "loop.steps_per_epoch=10", "loop.replay_capacity=400",
@@ -171,7 +172,7 @@ def outcome(folder):
         for row in metrics.read_rows(folder)
     ]
     config = configs.load(folder)
-    loop = driver.make_loop(*driver.build(config), config.loop)
+    loop = make_loop(*driver.build(config), config.loop)
     state = run_folder.Member(config, folder).restore(loop.shapes())
     return rows, assessment.load(folder), jax.tree.leaves(jax.device_get(state.device))
 

@@ -13,6 +13,7 @@ from task_protocol import CHECKS, WORLDS, compiled_step, make, rollout
 from mjx_qflex import tasks
 from mjx_qflex.errors import UserError
 from mjx_qflex.tasks import ms_human
+from mjx_qflex.training import on_policy
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -22,17 +23,12 @@ def test_protocol(name, check):
     check(name)
 
 
-def replicated(tree, devices):
-    """What `jax.device_put_replicated` did: jax 0.10 has retired it, brax 0.14.2 still calls it."""
-    return jax.tree.map(lambda x: jnp.stack([x] * len(devices)), tree)
-
-
-def test_brax_ppo_trains_a_task_unchanged(monkeypatch):
+def test_brax_ppo_trains_a_task_unchanged():
     from brax.training.agents.ppo import train as ppo
 
-    monkeypatch.setattr(jax, "device_put_replicated", replicated, raising=False)
     seen = []
-    with jax.numpy_rank_promotion("allow"):  # brax relies on it
+    # brax relies on rank promotion.
+    with on_policy.jax_for_brax(jax.pmap), jax.numpy_rank_promotion("allow"):
         ppo.train(
             make("arm_reach"),
             num_timesteps=160,

@@ -90,6 +90,13 @@ class ObservationReward(ToyEnv):
         return toy.value, toy.value[0], True
 
 
+class ObservationLabels(ConstantReward):
+    """One step, observing a random label."""
+
+    def _first(self, rng):
+        return jax.random.uniform(rng, (1,))
+
+
 class DelayedReward(ToyEnv):
     """Observation 0 then 1, reward only on the second step: Q(0, a) = gamma, Q(1, a) = 1."""
 

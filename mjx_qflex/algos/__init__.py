@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mjx_qflex.algos import crossq, dacer, qflex, qsm, sac, sdac
+from mjx_qflex.algos import crossq, dacer, ppo, qflex, qsm, sac, sdac
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.types import Algorithm, Learner, PolicyParts
+from mjx_qflex.types import Agent, Algorithm, Learner, PolicyParts
 
 
 class AlgoEntry(NamedTuple):
@@ -21,14 +21,19 @@ class AlgoEntry(NamedTuple):
 
     config_class: type
     presets: Mapping[str, Any]  # instances of config_class; "default" is among them
-    make: Callable[[Any, int, int], Algorithm]
-    # (config, learner, obs [N, O]) -> parts; None where the policy is no flow and no Gaussian
+    make: Callable[[Any, int, int], Agent | Algorithm]
+    # (config, learner, obs [N, O]) -> parts; None where the policy is no flow and no Gaussian, or
+    # where no critic judges actions
     policy_parts: Callable[[Any, Any, jax.Array], PolicyParts] | None = None
+    on_policy: bool = (
+        False  # `make` gives an `Agent`; training/on_policy.py trains it, without replay
+    )
 
 
 ALGOS: dict[str, AlgoEntry] = {
     "crossq": AlgoEntry(crossq.CrossqConfig, crossq.PRESETS, crossq.make, crossq.policy_parts),
     "dacer": AlgoEntry(dacer.DacerConfig, dacer.PRESETS, dacer.make),
+    "ppo": AlgoEntry(ppo.PpoConfig, ppo.PRESETS, ppo.make, on_policy=True),
     "qflex": AlgoEntry(qflex.QflexConfig, qflex.PRESETS, qflex.make, qflex.policy_parts),
     "qsm": AlgoEntry(qsm.QsmConfig, qsm.PRESETS, qsm.make),
     "sac": AlgoEntry(sac.SacConfig, sac.PRESETS, sac.make, sac.policy_parts),
@@ -47,7 +52,7 @@ def entry(name: str) -> AlgoEntry:
     return ALGOS[name]
 
 
-def make(name: str, config: Any, observation_size: int, action_size: int) -> Algorithm:
+def make(name: str, config: Any, observation_size: int, action_size: int) -> Agent | Algorithm:
     """Builds the algorithm called `name` from an instance of its config class.
 
     Raises:
@@ -63,13 +68,14 @@ def policy_parts(name: str, config: Any) -> Callable[[Learner, jax.Array], Polic
     algorithm's config class.
 
     Raises:
-      UserError: no algorithm has that name, or its policy is neither a flow nor a Gaussian.
+      UserError: no algorithm has that name, or its policy is neither a flow nor a Gaussian, or
+        it has no critic of actions.
     """
     parts = entry(name).policy_parts
     if parts is None:
         able = ", ".join(sorted(other for other in ALGOS if ALGOS[other].policy_parts))
         raise UserError(
-            f"{name} cannot be guided: its policy is neither a flow nor a Gaussian; "
-            f"guidance works on {able}"
+            f"{name} cannot be guided: that takes a flow or a Gaussian, and critics of "
+            f"actions; guidance works on {able}"
         )
     return partial(parts, config)

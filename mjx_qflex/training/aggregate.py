@@ -18,15 +18,21 @@ def mean_where(mask: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def reduce_metrics(rows: Metrics) -> Metrics:
-    """Turns the metrics of S steps, `[S]` each, into those of the epoch.
+    """Turns the metrics of S steps, `[S]` each, into those of the epoch, see `reduce_totals`."""
+    (steps,) = next(iter(rows.values())).shape
+    return reduce_totals({name: x.sum() for name, x in rows.items()}, steps)
 
-    Counts are summed; `episode/return` and `episode/length` become means over the episodes that
+
+def reduce_totals(totals: Metrics, steps: int) -> Metrics:
+    """Turns metrics summed over `steps` steps into those of the epoch.
+
+    Counts stay sums; `episode/return` and `episode/length` become means over the episodes that
     ended (NaN where none did); everything else is averaged over the steps.
     """
-    metrics = {name: x.sum() if name in COUNTS else x.mean() for name, x in rows.items()}
+    metrics = {name: x if name in COUNTS else x / steps for name, x in totals.items()}
     for name in EPISODE_MEANS:
         # 0 / 0 is NaN: no episode ended, so there is no mean.
-        metrics[name] = rows[name].sum() / metrics["episode/count"]
+        metrics[name] = totals[name] / totals["episode/count"]
     return metrics
 
 

@@ -6,6 +6,7 @@ starts bring cancels.
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ from scipy import stats
 from mjx_qflex.training import evaluation, rendering
 from mjx_qflex.training.program import Program
 from mjx_qflex.training.worlds import Task
-from mjx_qflex.types import Algorithm, Learner
+from mjx_qflex.types import Agent, Algorithm, Learner
 
 FILE_NAME = "evaluation.json"
 VIDEO_NAME = "video.mp4"
@@ -42,6 +43,7 @@ class Programs(NamedTuple):
     evaluate: Callable[[Learner, jax.Array], evaluation.EvalResult]
     evaluate_constant: Callable[[jax.Array, jax.Array], evaluation.EvalResult]
     rollout: Callable[[Learner, jax.Array], evaluation.Rollout]
+    programs: dict[str, Program]  # by name
 
 
 class Interval(NamedTuple):
@@ -52,15 +54,14 @@ class Interval(NamedTuple):
     high: float
 
 
-def make_programs(env: TimedTask, algorithm: Algorithm, episodes: int) -> Programs:
+def make_programs(env: TimedTask, algorithm: Agent | Algorithm, episodes: int) -> Programs:
     """Returns programs that evaluate `episodes` worlds side by side."""
-    policy = evaluation.learner_policy(algorithm)
-    constant = evaluation.constant_policy(env.action_size)
-    recorder: Program = evaluation.make_rollout(env, policy)
+    programs = evaluation.make_programs(env, algorithm, episodes)
     return Programs(
-        evaluate=evaluation.make_evaluate(env, policy, episodes),
-        evaluate_constant=evaluation.make_evaluate(env, constant, episodes),
-        rollout=lambda learner, key: evaluation.record(recorder, learner, key),
+        evaluate=programs["evaluate"],
+        evaluate_constant=programs["evaluate_constant"],
+        rollout=partial(evaluation.record, programs["rollout"]),
+        programs=programs,
     )
 
 
@@ -89,7 +90,7 @@ def paired_interval(differences: np.ndarray) -> Interval:
 
 
 def assess(
-    programs: Any, env: TimedTask, algorithm: Algorithm, learner: Learner, seed: int
+    programs: Any, env: TimedTask, algorithm: Agent | Algorithm, learner: Learner, seed: int
 ) -> Assessment:
     """Evaluates the trained learner, an untrained one and idleness on the same reset seeds.
 

@@ -177,7 +177,8 @@ def _items(device: Any) -> dict[str, Leaves]:
     """Splits a device state into the parts that are stored apart."""
     leaves = _leaves(device)
     learner = {name: leaf for name, leaf in leaves.items() if name.startswith("learner.")}
-    return {"learner": learner, "state": {k: v for k, v in leaves.items() if k not in learner}}
+    items = {"learner": learner, "state": {k: v for k, v in leaves.items() if k not in learner}}
+    return {item: held for item, held in items.items() if held}
 
 
 def _leaves(tree: Any, prefix: str = "") -> Leaves:

@@ -13,15 +13,17 @@ import jax
 
 from mjx_qflex import algos, tasks
 from mjx_qflex.config import Config
+from mjx_qflex.errors import UserError
 from mjx_qflex.training import checkpoint, reporting, run_folder
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.interrupt import Interrupt
-from mjx_qflex.training.loop import Loop, make_loop
+from mjx_qflex.training.loop import Loop
 from mjx_qflex.training.metrics import GIB
+from mjx_qflex.training.on_policy_run import OnPolicyRun
 from mjx_qflex.training.run import Loops, Run, Say
 from mjx_qflex.training.run_folder import Member
-from mjx_qflex.types import Algorithm
+from mjx_qflex.types import Agent, Algorithm
 
 
 def train(
@@ -69,10 +71,17 @@ def train_seeds(
         holds, and one on a CPU, where more at once are no faster.
 
     Raises:
-      UserError: a folder is not writable or holds another run, or memory or disk do not suffice;
-        nothing is written then.
+      UserError: a folder is not writable or holds another run, memory or disk do not suffice, or
+        several at once of an on-policy algorithm; nothing is written then.
       Interrupted: the user stopped it; what was trained is saved.
     """
+    if algos.entry(asked.algo).on_policy:
+        if at_once not in (None, 1):
+            raise UserError(
+                f"--seeds_at_once={at_once}: {asked.algo} trains one seed after the other; "
+                "leave that flag out"
+            )
+        at_once = 1
     members = [
         member
         for seed, folder in folders.items()
@@ -82,9 +91,14 @@ def train_seeds(
         return
     say(f"building the task {asked.task}")
     env, algorithm = interrupt.attempt(build, asked)
-    loops: Loops = functools.cache(functools.partial(make_loop, env, algorithm))
+    kind = OnPolicyRun if algos.entry(asked.algo).on_policy else Run
+    loops: Loops = functools.cache(functools.partial(kind.make_loop, env, algorithm))
     alone = loops(members[0].config.loop, None)
-    _check_room(members, env, alone, say)
+    sizes, *room = kind.describe(members[0].config.loop, alone, len(members))
+    say(f"{env.observation_size:,} observations, {env.action_size:,} actuators, {sizes}")
+    for line in room:
+        say(line)
+    checkpoint.check_disk([member.checkpoints for member in members], alone.state_bytes)
     at_once = _number_at_once(alone, len(members), at_once, say)
     steps = min(member.config.loop.steps_per_epoch for member in members)
     for group in _groups(members, at_once, say):
@@ -92,10 +106,10 @@ def train_seeds(
             say(f"training {_names(group)} in {', '.join(str(one.folder) for one in group)}")
         # Epochs that were too long for one seed are too long for the next.
         group = [member.with_epochs_of(steps) for member in group]
-        steps = _train_group(Run(group, env, algorithm, loops, interrupt, say), command, video)
+        steps = _train_group(kind(group, env, algorithm, loops, interrupt, say), command, video)
 
 
-def build(config: Config) -> tuple[TimedTask, Algorithm]:
+def build(config: Config) -> tuple[TimedTask, Agent | Algorithm]:
     """Builds the environment and the algorithm of a run."""
     env = cast(TimedTask, tasks.from_config(config.task, config.task_config))
     return env, algos.make(config.algo, config.algo_config, env.observation_size, env.action_size)
@@ -122,22 +136,6 @@ def _unfinished(asked: Config, folder: Path, say: Say) -> Member | None:
         f"{folder / reporting.REPORT_NAME}; a larger --total_steps goes on from there"
     )
     return None
-
-
-def _check_room(members: Sequence[Member], env: TimedTask, alone: Loop, say: Say) -> None:
-    """Says what a seed will take, before any of it is allocated; refuses too small a disk."""
-    loop = members[0].config.loop
-    say(
-        f"{env.observation_size:,} observations, {env.action_size:,} actuators, "
-        f"{loop.num_envs:,} worlds, batches of {loop.batch_size:,}, "
-        f"{loop.updates_per_step / loop.num_envs:.3g} updates a transition"
-    )
-    say(
-        f"the replay takes {alone.replay_bytes / GIB:.2f} GiB for "
-        f"{loop.replay_capacity:,} transitions, the whole state "
-        f"{alone.state_bytes / GIB:.2f} GiB{' for each seed' if len(members) > 1 else ''}"
-    )
-    checkpoint.check_disk([member.checkpoints for member in members], alone.state_bytes)
 
 
 def _number_at_once(alone: Loop, number: int, asked: int | None, say: Say) -> int:

@@ -11,7 +11,7 @@ from flax import struct
 from mjx_qflex.training import worlds
 from mjx_qflex.training.program import Program, stepping_options
 from mjx_qflex.training.worlds import Task
-from mjx_qflex.types import Algorithm, Carry
+from mjx_qflex.types import Agent, Algorithm, Carry
 
 
 class Policy(NamedTuple):
@@ -21,7 +21,7 @@ class Policy(NamedTuple):
     init_carry: Callable[[int], Carry]
 
 
-def learner_policy(algorithm: Algorithm) -> Policy:
+def learner_policy(algorithm: Agent | Algorithm) -> Policy:
     """Returns the algorithm acting in mode "eval"; its params are a learner."""
 
     def act(learner, obs, carry, key):
@@ -108,6 +108,19 @@ def make_evaluate(env: Task, policy: Policy, num_envs: int) -> Program:
         return result.replace(metrics={k: v / steps for k, v in result.metrics.items()})
 
     return Program(evaluate, (), stepping_options(env))
+
+
+def make_programs(env: Task, agent: Agent | Algorithm, num_envs: int) -> dict[str, Program]:
+    """Returns all programs of evaluation by name; `evaluate` and its like take `num_envs` worlds.
+
+    `evaluate(learner, key)`, `evaluate_constant(action [A], key)`, and `rollout` for `record`.
+    """
+    policy = learner_policy(agent)
+    return {
+        "evaluate": make_evaluate(env, policy, num_envs),
+        "evaluate_constant": make_evaluate(env, constant_policy(env.action_size), num_envs),
+        "rollout": make_rollout(env, policy),
+    }
 
 
 def make_rollout(env: Task, policy: Policy) -> Program:

@@ -25,7 +25,7 @@ from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
 from mjx_qflex.training import evaluation, worlds
 from mjx_qflex.training import replay as ring
-from mjx_qflex.training.aggregate import mean_where, reduce_metrics
+from mjx_qflex.training.aggregate import reduce_metrics
 from mjx_qflex.training.program import Program, stepping_options
 from mjx_qflex.training.state import SEED_AXES, DeviceState, RunState, join, key_shape, take
 from mjx_qflex.training.worlds import Task
@@ -177,8 +177,6 @@ def make_loop(
     ring.check_fits(replay_bytes, ring.free_device_bytes())
 
     options = stepping_options(env)
-    policy = evaluation.learner_policy(algorithm)
-    constant = evaluation.constant_policy(env.action_size)
 
     def program(function: Callable, seeds_in: Any, seeds_out: Any, donate: tuple[int, ...]):
         function = partial(function, env, algorithm, config)
@@ -190,9 +188,7 @@ def make_loop(
         "init": program(_init, 0, SEED_AXES, ()),
         "prefill": program(_prefill, SEED_AXES, SEED_AXES, (0,)),
         "epoch": program(_epoch, SEED_AXES, (SEED_AXES, 0), (0,)),
-        "evaluate": evaluation.make_evaluate(env, policy, config.eval_envs),
-        "evaluate_constant": evaluation.make_evaluate(env, constant, config.eval_envs),
-        "rollout": evaluation.make_rollout(env, policy),
+        **evaluation.make_programs(env, algorithm, config.eval_envs),
     }
     prefill_steps = _prefill_steps(config)
 
@@ -360,36 +356,19 @@ def collect(
     """
     (num_envs,) = device.episode_length.shape
     obs = worlds.observation(device.env_state)
-    state = worlds.step(env, device.env_state, action)
-    chex.assert_trees_all_equal_shapes_and_dtypes(device.env_state, state)
-
-    bad = worlds.nonfinite((obs, action, state), num_envs)
-    terminated = (state.done > 0) & ~bad
-    timed_out = (state.info["truncation"] > 0) & ~terminated & ~bad
-    ended = terminated | timed_out | bad
-    next_obs = worlds.observation(state)
-    transition = Transition(obs, action, state.reward, 1.0 - terminated, next_obs)
-    transition = worlds.select(bad, jax.tree.map(jnp.zeros_like, transition), transition)
+    outcome = worlds.advance(env, device.env_state, action)
+    next_obs = worlds.observation(outcome.state)
+    transition = Transition(obs, action, outcome.state.reward, 1.0 - outcome.terminated, next_obs)
+    transition = worlds.select(outcome.bad, jax.tree.map(jnp.zeros_like, transition), transition)
     episode_return = device.episode_return + transition.reward
     episode_length = device.episode_length + 1
-
-    choice = jax.random.randint(key, (num_envs,), 0, pool.done.shape[0])
-    fresh = jax.tree.map(lambda x: x[choice], pool)
-    metrics = {
-        "nonfinite_worlds": bad.sum(),
-        "episode/count": ended.sum(),
-        "episode/terminations": terminated.sum(),
-        "episode/timeouts": timed_out.sum(),
-        "episode/return": jnp.where(ended, episode_return, 0.0).sum(),
-        "episode/length": jnp.where(ended, episode_length, 0).sum(),
-        "reward": mean_where(~bad, state.reward),
-    } | {f"env/{name}": mean_where(~bad, value) for name, value in state.metrics.items()}
+    metrics = worlds.step_metrics(outcome, episode_return, episode_length)
     device = device.replace(
-        env_state=worlds.select(ended, fresh, state),
-        carry=worlds.select(ended, algorithm.init_carry(num_envs), carry),
-        replay=ring.add(device.replay, transition, ~bad),
-        episode_return=jnp.where(ended, 0.0, episode_return),
-        episode_length=jnp.where(ended, 0, episode_length),
+        env_state=worlds.restart(outcome, pool, key),
+        carry=worlds.select(outcome.ended, algorithm.init_carry(num_envs), carry),
+        replay=ring.add(device.replay, transition, ~outcome.bad),
+        episode_return=jnp.where(outcome.ended, 0.0, episode_return),
+        episode_length=jnp.where(outcome.ended, 0, episode_length),
     )
     return device, metrics
 

@@ -23,11 +23,14 @@ class Program:
         function: Callable[..., Any],
         donate: tuple[int, ...] = (),
         compiler_options: dict[str, Any] | None = None,
+        jit: Callable[..., Any] = jax.jit,
     ):
-        """Wraps `function`; `compiler_options` are XLA's and apply to this program alone."""
-        self._jitted = jax.jit(
-            function, donate_argnums=donate, compiler_options=compiler_options or None
-        )
+        """Wraps `function`; `compiler_options` are XLA's and apply to this program alone.
+
+        `jit` may be `jax.pmap` with its options.
+        """
+        self._jitted = jit(function, donate_argnums=donate)
+        self._options = compiler_options or None
         self.compile_seconds: float | None = None
         self.compiled: Any = None
 
@@ -39,7 +42,7 @@ class Program:
         """
         if self.compiled is None:
             start = time.perf_counter()
-            self.compiled = self._jitted.lower(*args).compile()
+            self.compiled = self._jitted.lower(*args).compile(self._options)
             self.compile_seconds = time.perf_counter() - start
         assert self.compile_seconds is not None
         return self.compile_seconds

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 
@@ -15,14 +15,14 @@ from mjx_qflex.training import assessment, checkpoint, driver, guidance, reporti
 from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.driver import Say
 from mjx_qflex.training.interrupt import Interrupt
-from mjx_qflex.types import Algorithm, Learner
+from mjx_qflex.types import Agent, Algorithm, Learner
 
 
 class Trained(NamedTuple):
     """What a run's newest checkpoint holds, ready to act."""
 
     env: TimedTask
-    algorithm: Algorithm
+    algorithm: Agent | Algorithm
     learner: Learner
     transitions: int  # that the learner has seen
 
@@ -89,6 +89,7 @@ def sweep_guidance(
     parts = algos.policy_parts(config.algo, config.algo_config)
     env, algorithm, learner, transitions = _restore(config, folder, interrupt, say)
     seed = config.seed if seed is None else seed
+    algorithm = cast(Algorithm, algorithm)  # what can be guided learns from a replay
     guided = qgf.guide(algorithm, parts, options)
     say(f"evaluating {episodes} episodes of each guidance weight (compiling first) ...")
     result = interrupt.attempt(

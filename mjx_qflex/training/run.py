@@ -5,7 +5,7 @@ leaves behind is what it would have left alone.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,11 +15,11 @@ from mjx_qflex.config import Config
 from mjx_qflex.training import assessment, metrics, reporting
 from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
-from mjx_qflex.training.loop import Loop, LoopConfig
+from mjx_qflex.training.loop import Loop, LoopConfig, make_loop
 from mjx_qflex.training.metrics import GIB, duration
 from mjx_qflex.training.run_folder import Member
 from mjx_qflex.training.state import RunState, key_shape
-from mjx_qflex.types import Algorithm
+from mjx_qflex.types import Agent, Algorithm
 
 MAX_EPOCH_SECONDS = 12.0  # how long a Ctrl-C may wait
 AIMED_EPOCH_SECONDS = 5.0  # of epochs that are shortened
@@ -33,13 +33,26 @@ Loops = Callable[[LoopConfig, int | None], Loop]  # sizes, number of seeds -> lo
 
 
 class Run:
-    """Seeds in training on the host."""
+    """Seeds in training on the host; as it stands, of an algorithm that learns from a replay."""
+
+    make_loop = staticmethod(make_loop)
+
+    @staticmethod
+    def describe(config: LoopConfig, loop: Loop, num_seeds: int) -> Sequence[str]:
+        """Returns in words how large a run is; `loop` is that of one seed."""
+        return (
+            f"{config.num_envs:,} worlds, batches of {config.batch_size:,}, "
+            f"{config.updates_per_step / config.num_envs:.3g} updates a transition",
+            f"the replay takes {loop.replay_bytes / GIB:.2f} GiB for "
+            f"{config.replay_capacity:,} transitions, the whole state "
+            f"{loop.state_bytes / GIB:.2f} GiB{' for each seed' if num_seeds > 1 else ''}",
+        )
 
     def __init__(
         self,
         members: Sequence[Member],
         env: TimedTask,
-        algorithm: Algorithm,
+        algorithm: Agent | Algorithm,
         loops: Loops,
         interrupt: Interrupt,
         say: Say,
@@ -82,14 +95,17 @@ class Run:
             self._compile("prefill", self.loop.shapes().device)
         if not resumes or self.run.transitions < self.config.total_steps:
             self._compile("epoch", self.loop.shapes().device)
+        self._open_logs()
+        if not resumes:
+            self._start()
+
+    def _open_logs(self) -> None:
         self.logs = [
             metrics.MetricsLog(member.folder, self.saved_transitions) for member in self.members
         ]
         for index, member in enumerate(self.members):
             rows = metrics.read_rows(member.folder)
             self.seconds[index] = rows[-1]["seconds"] if rows else 0.0
-        if not resumes:
-            self._start()
 
     def _restore(self) -> None:
         def restore() -> RunState:
@@ -127,24 +143,29 @@ class Run:
 
     def train(self) -> None:
         """Runs epochs to the end, or to the request to stop."""
-        first_epoch, started = self.run.epochs, time.monotonic()
-        total = self.config.total_steps
-        while self.run.transitions < total:
-            before = self.run.transitions
-            rows = self._epoch()
-            evaluated = self._evaluation(before)
-            rows = [row | more for row, more in zip(rows, evaluated, strict=True)]
-            for log, row in zip(self.logs, rows, strict=True):
-                log.write(row)
-            passed = (time.monotonic() - started) / (self.run.epochs - first_epoch)
-            per_epoch = self.run.transitions - before
-            self._progress(rows, passed * max(0, total - self.run.transitions) / per_epoch)
-            self._save_if_due()
-            if self.interrupt.requested:
-                self.stop()
+        self._start_clock()
+        while self.run.transitions < self.config.total_steps:
+            before, rows = self.run, self._epoch()
+            self._after_epoch(before, rows)
             if self.run.epochs == 1:
                 self._shorten_epochs(rows[0]["seconds"])
         self._close_logs()
+
+    def _start_clock(self) -> None:
+        self.first_epoch, self.started = self.run.epochs, time.monotonic()
+
+    def _after_epoch(self, before: RunState, rows: Sequence[metrics.Row]) -> None:
+        """Evaluates, writes and says how it went; stops where that was asked for."""
+        evaluated = self._evaluation(before.transitions)
+        rows = [row | more for row, more in zip(rows, evaluated, strict=True)]
+        for log, row in zip(self.logs, rows, strict=True):
+            log.write(row)
+        passed = (time.monotonic() - self.started) / (self.run.epochs - self.first_epoch)
+        missing = max(0, self.config.total_steps - self.run.transitions)
+        self._progress(rows, passed * missing / (self.run.transitions - before.transitions))
+        self._save_if_due()
+        if self.interrupt.requested:
+            self.stop()
 
     def _epoch(self) -> list[metrics.Row]:
         """Trains for an epoch; returns each seed's row."""
@@ -156,13 +177,22 @@ class Run:
             return after, {name: np.atleast_1d(value) for name, value in measured.items()}
 
         self.state, measured = self.interrupt.complete(epoch)
-        seconds = time.perf_counter() - before
+        return self._rows(state, time.perf_counter() - before, measured)
+
+    def _rows(
+        self, before: RunState, seconds: float, measured: Mapping[str, np.ndarray]
+    ) -> list[metrics.Row]:
+        """Returns each seed's row of the epoch that began at `before` and took `seconds`.
+
+        `measured` has an array `[S]` for each metric.
+        """
         self.seconds += seconds
-        loop = self.config.loop
+        transitions = self.run.transitions - before.transitions
+        updates = self.run.updates - before.updates
         common = {
-            "steps_per_second": (self.run.transitions - state.transitions) / seconds,
-            "updates_per_second": (self.run.updates - state.updates) / seconds,
-            "updates_per_transition": loop.updates_per_step / loop.num_envs,
+            "steps_per_second": transitions / seconds,
+            "updates_per_second": updates / seconds,
+            "updates_per_transition": updates / transitions,
             "memory_gib": metrics.used_memory() / GIB,
         }
         return [

@@ -1,10 +1,14 @@
 """Operations on a batch of worlds: pytrees whose leaves share the leading axis `[N, ...]`."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 from brax.envs.base import State
+
+from mjx_qflex.training.aggregate import mean_where
+from mjx_qflex.types import Metrics
 
 
 class Task(Protocol):
@@ -35,6 +39,62 @@ def reset(env: Task, keys: jax.Array) -> State:
 def step(env: Task, state: State, action: jax.Array) -> State:
     """Steps `[N]` worlds with actions `[N, A]`; types are those of `reset`."""
     return _strongly_typed(jax.vmap(env.step)(state, action))
+
+
+class Outcome(NamedTuple):
+    """What a step led to, in N worlds of which none has restarted yet; masks are bool `[N]`."""
+
+    state: State  # [N, ...]
+    bad: jax.Array  # the action or the state is not finite; such a world ends too
+    terminated: jax.Array
+    timed_out: jax.Array
+
+    @property
+    def ended(self) -> jax.Array:
+        return self.terminated | self.timed_out | self.bad
+
+    @property
+    def reward(self) -> jax.Array:
+        """`[N]`, 0 in bad worlds."""
+        return jnp.where(self.bad, 0.0, self.state.reward)
+
+
+def advance(env: Task, before: State, action: jax.Array) -> Outcome:
+    """Steps `[N]` worlds with actions `[N, A]`, and tells how each stands."""
+    (num_envs,) = before.done.shape
+    state = step(env, before, action)
+    chex.assert_trees_all_equal_shapes_and_dtypes(before, state)
+    bad = nonfinite((observation(before), action, state), num_envs)
+    terminated = (state.done > 0) & ~bad
+    timed_out = (state.info["truncation"] > 0) & ~terminated & ~bad
+    return Outcome(state, bad, terminated, timed_out)
+
+
+def step_metrics(outcome: Outcome, episode_return: jax.Array, episode_length: jax.Array) -> Metrics:
+    """Returns the metrics of a step, for `aggregate.reduce_metrics`.
+
+    Args:
+      outcome: of the step.
+      episode_return: `[N]`, of the episodes that run or just ended, this step included.
+      episode_length: `[N]`, likewise.
+    """
+    state, bad, ended = outcome.state, outcome.bad, outcome.ended
+    return {
+        "nonfinite_worlds": bad.sum(),
+        "episode/count": ended.sum(),
+        "episode/terminations": outcome.terminated.sum(),
+        "episode/timeouts": outcome.timed_out.sum(),
+        "episode/return": jnp.where(ended, episode_return, 0.0).sum(),
+        "episode/length": jnp.where(ended, episode_length, 0).sum(),
+        "reward": mean_where(~bad, state.reward),
+    } | {f"env/{name}": mean_where(~bad, value) for name, value in state.metrics.items()}
+
+
+def restart(outcome: Outcome, pool: State, key: jax.Array) -> State:
+    """Returns the worlds, those that ended each at a state drawn from `pool` `[P, ...]`."""
+    choice = jax.random.randint(key, outcome.ended.shape, 0, pool.done.shape[0])
+    fresh = jax.tree.map(lambda x: x[choice], pool)
+    return select(outcome.ended, fresh, outcome.state)
 
 
 def select(mask: jax.Array, if_true: Any, if_false: Any) -> Any:

@@ -1,0 +1,313 @@
+"""On-policy training: brax's PPO (`brax.training.agents.ppo.train`) on the worlds of a task.
+
+brax collects and learns; this file gives it worlds that restart as those of `loop.py` do, and
+takes from it, epoch by epoch, what it has learnt and what the episodes were like.
+"""
+
+import contextlib
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from brax.envs.base import Env, State
+from brax.training.agents.ppo import train as brax_ppo
+from flax import struct
+
+from mjx_qflex.algos import ppo
+from mjx_qflex.algos.ppo import PpoConfig, PpoLearner
+from mjx_qflex.errors import UserError
+from mjx_qflex.training import worlds
+from mjx_qflex.training.aggregate import reduce_totals
+from mjx_qflex.training.program import Program, stepping_options
+from mjx_qflex.training.worlds import Task
+from mjx_qflex.types import Metrics
+
+CLOCKS = ("training/sps", "training/walltime")  # among brax's metrics; the driver has its own
+
+
+@dataclass(frozen=True)
+class OnPolicyConfig:
+    """Sizes of on-policy training, under brax's names.
+
+    An iteration collects `batch_size * num_minibatches` unrolls, an equal number from each world,
+    and goes through them `num_updates_per_batch` times.
+
+    Attributes:
+      num_envs: N, worlds stepped side by side.
+      unroll_length: transitions of an unroll, at whose end the value is bootstrapped.
+      batch_size: unrolls of one update.
+      num_minibatches: updates of one pass through an iteration's unrolls.
+      num_updates_per_batch: passes.
+      steps_per_epoch: vector steps between two looks of the host, rounded up to whole iterations.
+      eval_envs: E, episodes of one evaluation.
+    """
+
+    num_envs: int = 64
+    unroll_length: int = 20
+    batch_size: int = 8
+    num_minibatches: int = 8
+    num_updates_per_batch: int = 4
+    steps_per_epoch: int = 20
+    eval_envs: int = 64
+
+    def __post_init__(self):
+        for name in (field.name for field in fields(self)):
+            if getattr(self, name) < 1:
+                raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 1 or more")
+        unrolls = self.batch_size * self.num_minibatches
+        if unrolls % self.num_envs:
+            raise UserError(
+                f"loop.batch_size={self.batch_size} times loop.num_minibatches="
+                f"{self.num_minibatches} is {unrolls} unrolls, which {self.num_envs} worlds cannot "
+                "share equally; make it a multiple of loop.num_envs"
+            )
+
+    @property
+    def iteration_steps(self) -> int:
+        """Vector steps of an iteration."""
+        return self.unroll_length * self.batch_size * self.num_minibatches // self.num_envs
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of an epoch."""
+        return -(-self.steps_per_epoch // self.iteration_steps)
+
+    @property
+    def epoch_steps(self) -> int:
+        return self.iterations * self.iteration_steps
+
+    @property
+    def epoch_transitions(self) -> int:
+        return self.epoch_steps * self.num_envs
+
+    @property
+    def epoch_updates(self) -> int:
+        return self.iterations * self.num_updates_per_batch * self.num_minibatches
+
+
+class OnPolicyState(struct.PyTreeNode):
+    """What a checkpoint holds; brax hands out neither its worlds nor its optimiser's state."""
+
+    learner: PpoLearner
+
+
+class _Book(NamedTuple):
+    """All that evolves in the worlds between two of brax's steps."""
+
+    env_state: State  # [N, ...]
+    pool: State  # [N, ...], states from which ended worlds restart
+    key: jax.Array  # raw uint32 [2]
+    episode_return: jax.Array  # [N], of the running episodes
+    episode_length: jax.Array  # int32 [N]
+    totals: Metrics  # of `worlds.step_metrics` over this epoch
+    steps: jax.Array  # int32 [], of this epoch
+
+
+class BraxWorlds(Env):
+    """N worlds as one brax environment whose worlds restart.
+
+    It stands in for brax's own wrappers. Those know of no time-out but their own, and let a world
+    restart at its very first state for ever, or else all worlds at once between epochs, in
+    mid-episode (brax's `num_resets_per_eval`). Here worlds restart from a pool of N reset states
+    that is renewed with each epoch, as in `loop.py`.
+
+    Every ending sets `done`. A time-out also sets `time_out`, for which brax's PPO adds to the
+    reward the discounted value, as it stood when the data were made, of the state before: the one
+    after is gone. (Its other way, `truncation`, drops the step and bootstraps from that state's
+    value, which nothing then trains; where episodes are as short as an unroll, values run away
+    within ten updates.) A world that went non-finite is dropped, with reward 0.
+    """
+
+    def __init__(
+        self,
+        env: Task,
+        epoch_steps: int,
+        report: Callable[[Metrics], None],
+        reward_scale: float = 1.0,
+    ):
+        """Wraps one environment; `report` gets the metrics of each epoch, on the host.
+
+        Rewards are scaled here, since brax would scale the value of a time-out with them.
+        """
+        self.env, self.epoch_steps, self.report = env, epoch_steps, report
+        self.reward_scale = reward_scale
+
+    @property
+    def observation_size(self) -> int:
+        return cast(Any, self.env).observation_size
+
+    @property
+    def action_size(self) -> int:
+        return self.env.action_size
+
+    @property
+    def backend(self) -> str:
+        return cast(Any, self.env).backend
+
+    def reset(self, rng: jax.Array) -> State:
+        """Resets `[N]` worlds with keys `[N, 2]`."""
+        (num_envs, _) = rng.shape
+        keys = jax.vmap(jax.random.split)(rng)
+        env_state = worlds.reset(self.env, keys[:, 0])
+        key, pool = self._pool(keys[0, 1], num_envs)
+        none, zero = jnp.zeros(num_envs, bool), jnp.zeros(num_envs)
+        outcome = worlds.Outcome(env_state, none, none, none)
+        length = jnp.zeros(num_envs, jnp.int32)
+        metrics = worlds.step_metrics(outcome, zero, length)
+        totals = jax.tree.map(jnp.zeros_like, metrics)
+        book = _Book(env_state, pool, key, zero, length, totals, jnp.zeros((), jnp.int32))
+        return _brax_state(book, zero, outcome)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        """Steps the worlds with actions `[N, A]`, and restarts those that ended."""
+        book = cast(_Book, state.pipeline_state)
+        key, key_reset = jax.random.split(book.key)
+        outcome = worlds.advance(self.env, book.env_state, action)
+        episode_return = book.episode_return + outcome.reward
+        episode_length = book.episode_length + 1
+        metrics = worlds.step_metrics(outcome, episode_return, episode_length)
+        book = _Book(
+            env_state=worlds.restart(outcome, book.pool, key_reset),
+            pool=book.pool,
+            key=key,
+            episode_return=jnp.where(outcome.ended, 0.0, episode_return),
+            episode_length=jnp.where(outcome.ended, 0, episode_length),
+            totals=jax.tree.map(jnp.add, book.totals, metrics),
+            steps=book.steps + 1,
+        )
+        book = jax.lax.cond(book.steps == self.epoch_steps, self._turn_page, lambda x: x, book)
+        return _brax_state(book, self.reward_scale * outcome.reward, outcome)
+
+    def _turn_page(self, book: _Book) -> _Book:
+        """Ends an epoch: its metrics go to the host, the pool is renewed."""
+        jax.debug.callback(self.report, reduce_totals(book.totals, self.epoch_steps))
+        key, pool = self._pool(book.key, book.pool.done.shape[0])
+        totals = jax.tree.map(jnp.zeros_like, book.totals)
+        return book._replace(pool=pool, key=key, totals=totals, steps=jnp.zeros_like(book.steps))
+
+    def _pool(self, key: jax.Array, size: int) -> tuple[jax.Array, State]:
+        key, key_pool = jax.random.split(key)
+        return key, worlds.reset(self.env, jax.random.split(key_pool, size))
+
+
+def _brax_state(book: _Book, reward: jax.Array, outcome: worlds.Outcome) -> State:
+    """Returns worlds `[N]` in brax's form, with the entries of `info` that its PPO reads."""
+    done = outcome.ended.astype(jnp.float32)
+    info = {
+        "time_out": outcome.timed_out.astype(jnp.float32),
+        "truncation": outcome.bad.astype(jnp.float32),
+        "episode_done": done,
+        "episode_metrics": {},
+    }
+    obs = worlds.observation(book.env_state)
+    return State(cast(Any, book), obs, reward, done, {}, info)
+
+
+def train(
+    env: Task,
+    options: PpoConfig,
+    config: OnPolicyConfig,
+    learner: PpoLearner,
+    epochs: int,
+    seed: int,
+    compile_program: Callable[..., None],
+    on_epoch: Callable[[PpoLearner, dict[str, float]], None],
+) -> None:
+    """Trains for `epochs` epochs, on one device.
+
+    Args:
+      env: one environment.
+      options: of the algorithm.
+      config: sizes.
+      learner: to begin with.
+      epochs: 1 or more.
+      seed: of worlds, exploration and the order of the data.
+      compile_program: `(name, program, *arguments)`; compiles what brax is about to run.
+      on_epoch: gets the learner and the metrics after each epoch. What it raises ends training.
+    """
+    episodes: dict[str, float] = {}
+
+    def keep(step: int, make_policy: Any, params: Any) -> None:
+        nonlocal learner
+        learner = PpoLearner(*params)
+
+    def report(metrics: Metrics) -> None:
+        episodes.update({name: float(value) for name, value in metrics.items()})
+
+    def progress(_: int, metrics: Mapping[str, Any]) -> None:
+        jax.effects_barrier()  # waits for `report`
+        updates = {name: value for name, value in metrics.items() if name not in CLOCKS}
+        updates = {name.replace("training/", "update/"): float(x) for name, x in updates.items()}
+        on_epoch(learner, episodes | updates)
+
+    def pmap(function: Callable[..., Any], axis_name: str, donate_argnums=()):
+        jit = partial(jax.pmap, axis_name=axis_name)
+        program = Program(function, donate_argnums, stepping_options(env), jit)
+
+        def call(*arguments: Any) -> Any:
+            if program.compiled is None:
+                compile_program(function.__name__, program, *arguments)
+            return program(*arguments)
+
+        return call
+
+    with jax_for_brax(pmap):
+        brax_ppo.train(
+            BraxWorlds(env, config.epoch_steps, report, options.reward_scale),
+            num_timesteps=epochs * config.epoch_transitions,
+            max_devices_per_host=1,
+            wrap_env=False,
+            num_envs=config.num_envs,
+            episode_length=env.episode_length,
+            learning_rate=options.learning_rate,
+            entropy_cost=options.entropy_cost,
+            discounting=options.gamma,
+            unroll_length=config.unroll_length,
+            batch_size=config.batch_size,
+            num_minibatches=config.num_minibatches,
+            num_updates_per_batch=config.num_updates_per_batch,
+            normalize_observations=options.normalize_observations,
+            bootstrap_on_timeout=True,
+            clipping_epsilon=options.clipping_epsilon,
+            gae_lambda=options.gae_lambda,
+            max_grad_norm=options.max_grad_norm,
+            vf_loss_coefficient=options.value_coefficient,
+            network_factory=ppo.network_factory(options),
+            seed=seed,
+            num_evals=epochs + 1,  # brax's epochs lie between its evaluations; we have our own
+            run_evals=False,
+            num_eval_envs=1,
+            restore_params=learner,
+            policy_params_fn=keep,
+            progress_fn=progress,
+        )
+
+
+@contextlib.contextmanager
+def jax_for_brax(pmap: Callable[..., Any]) -> Iterator[None]:
+    """A context in which brax's PPO, and nobody else, has a `jax` with two functions of its own.
+
+    brax 0.14.2 calls `jax.device_put_replicated`, which jax 0.10 has retired. And its programs take
+    the place of `jax.pmap`'s, to be compiled with the task's compiler options, apart from running,
+    and so that a request to stop is heard meanwhile.
+    """
+
+    class Jax(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            return getattr(jax, name)
+
+    def device_put_replicated(tree: Any, devices: Sequence[Any]) -> Any:
+        return jax.tree.map(lambda x: jnp.stack([x] * len(devices)), tree)
+
+    stand_in = cast(Any, Jax("jax"))
+    stand_in.pmap, stand_in.device_put_replicated = pmap, device_put_replicated
+    module = cast(Any, brax_ppo)
+    module.jax = stand_in
+    try:
+        yield
+    finally:
+        module.jax = jax
