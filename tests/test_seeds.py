@@ -58,12 +58,16 @@ def trained(loop, seeds, epochs):
 
 
 def assert_close(together, alone):
-    """Equal to 1e-5 of the largest entry of each array; integers and keys bit for bit."""
+    """Equal to 1e-5 of the largest entry of each array, or to 1e-7; integers bit for bit.
+
+    Adam's first step divides a gradient by itself: where normalisation cancels a bias, rounding.
+    """
 
     def check(x, y):
         assert x.shape == y.shape and x.dtype == y.dtype
         if np.issubdtype(x.dtype, np.floating):
-            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * np.abs(y).max(initial=0.0))
+            scale = np.abs(y).max(initial=0.01)
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * scale)
         else:
             np.testing.assert_array_equal(x, y)
 
