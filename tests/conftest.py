@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from runs import TINY, finish
+from tiny_runs import TINY, finish
 
 from mjx_qflex import porting, resources
 from mjx_qflex.errors import UserError

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import LEFT_BEHIND, TINY, finish, learned, read_rows, wait_for
+from tiny_runs import LEFT_BEHIND, TINY, finish, learned, read_rows, wait_for
 from videos import read_clip
 
 from mjx_qflex import config as configs
