@@ -9,7 +9,7 @@ import pytest
 import references
 
 from mjx_qflex import algos
-from mjx_qflex.algos import qflex
+from mjx_qflex.algos import common, qflex
 from mjx_qflex.algos.qflex import PRESETS, QflexConfig
 from mjx_qflex.errors import UserError
 
@@ -290,6 +290,27 @@ def test_clip_stored_action_bounds_what_leaves_the_policy():
     np.testing.assert_array_equal(act(clipped, "explore", learner=learner), 1.0)
 
 
+def test_without_euler_steps_the_source_acts_and_learns_as_before():
+    config = dataclasses.replace(PRESETS["code"], **TINY)
+    off = dataclasses.replace(config, euler_steps=0)
+    learner = qflex.make(off, OBS, ACT).init(jax.random.key(0))
+    expected, _ = qflex.sample_source(
+        off,
+        common.folded(learner.source),
+        jnp.ones((5, OBS)),
+        jax.random.normal(jax.random.key(0), (5, ACT)),
+    )
+    np.testing.assert_allclose(act(off, "explore", learner=learner), expected, atol=1e-6)
+    without, _ = warmed_up(off)
+    with_flow, _ = warmed_up(config)
+    assert without.velocity is None
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
+        (without.critics, without.source),
+        (with_flow.critics, with_flow.source),
+    )
+
+
 def test_batch_norm_in_the_critic_only():
     config = dataclasses.replace(PRESETS["paper"], **TINY)
     learner = qflex.make(config, OBS, ACT).init(jax.random.key(0))
@@ -329,6 +350,7 @@ def test_presets_differ_where_paper_and_code_differ():
     [
         ({"gradient": "max"}, "gradient='max'; give one of min, mean"),
         ({"ascent_steps": 0}, "more than 0"),
+        ({"euler_steps": -1}, "euler_steps=-1; give 0 or more"),
         ({"initial_std": 0.0}, "more than 0"),
     ],
 )

@@ -119,6 +119,54 @@ def test_bootstrap_intervals_cover_about_as_often_as_they_say():
     assert 0.89 < covered < 0.96
 
 
+def test_probability_of_improvement_counts_pairs():
+    """One task: of the pairs (1 or 4) against (0, 1, 2) 2 + 2 are won, one is a tie."""
+    x, y = np.array([1.0, 4.0]), np.array([0.0, 1.0, 2.0])
+    found = statistics.probability_of_improvement([x], [y])
+    assert found.value == pytest.approx((1 + 0.5 + 0 + 3) / 6)
+    back = statistics.probability_of_improvement([y], [x])
+    assert back.value == pytest.approx(1 - found.value)
+    # A second task where the first always loses: the mean of tasks, not of all pairs.
+    twice = statistics.probability_of_improvement([x, y[:2]], [y, x[1:]])
+    assert twice.value == pytest.approx((4.5 / 6 + 0) / 2)
+
+
+def test_the_bootstrap_of_improvement_stays_within_its_task_and_algorithm():
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(0.5, 1.0, 6), rng.normal(0.0, 1.0, 5)
+    found = statistics.probability_of_improvement([x], [y])
+    draws = [np.mean(rng.choice(x, 6)[:, None] > rng.choice(y, 5)[None]) for _ in range(20_000)]
+    np.testing.assert_allclose(found[1:], np.percentile(draws, (2.5, 97.5)), atol=0.04)
+    # Scales differ between tasks: mixing them would blur what is certain in each.
+    sure = statistics.probability_of_improvement([x + 10, x + 1000], [y, y + 900])
+    assert sure == (1.0, 1.0, 1.0)
+    alone = statistics.probability_of_improvement([x[:1]], [y])
+    assert np.isnan(alone.low) and np.isnan(alone.high)
+
+
+def test_the_page_says_who_is_probably_better(tmp_path):
+    folders = five_seeds(tmp_path)
+    for seed, value in enumerate((11.0, 12.0)):
+        folders.append(write_run(tmp_path / f"sac{seed}", seed, value, algo="sac"))
+    for seed in range(2):
+        for algo, value in (("qflex", 5.0), ("sac", 6.0)):
+            sets = ["task.num_joints=100"]
+            folder = tmp_path / f"long-{algo}{seed}"
+            folders.append(write_run(folder, seed, value, sets, algo))
+    tree, _ = make_page(tmp_path, folders)
+    matrices = {
+        "".join(node.find("summary").itertext()).rpartition(": ")[2]: rows(node)
+        for node in tree.iter("details")
+        if node.find("summary").text.startswith("Probability")
+    }
+    short, both = matrices["chain_reach, task.num_joints=8"], matrices["mean of 2 tasks"]
+    # 10 loses to 11 and 12; 12 beats 11 and ties with 12; 14, 20 and 30 win.
+    assert short[0] == ["probability [95%]", "qflex", "sac"]
+    assert short[1][2].startswith("0.75 [") and short[2][1].startswith("0.25 [")
+    assert short[1][1] == comparison.ABSENT
+    assert both[1][2].startswith("0.375 [")
+
+
 @pytest.mark.parametrize("statistic", ["mean", "iqm"])
 def test_the_table_holds_the_numbers(tmp_path, statistic):
     tree, _ = make_page(tmp_path, five_seeds(tmp_path), f"--statistic={statistic}")

@@ -42,7 +42,8 @@ class QflexConfig:
     output_gain: float = 1.0  # factor on every network's initial output kernel; see _init
     ascent_steps: int = 20  # N, steps of gradient ascent on the critic
     ascent_step_size: float = 0.01  # eta, factor on the critic's gradient
-    euler_steps: int = 20  # of the flow when acting; one lasts dt = 1 / euler_steps
+    # Of the flow when acting; one lasts dt = 1 / euler_steps. 0: no flow, the source alone acts.
+    euler_steps: int = 20
     flow_states: Literal["next", "current"] = "next"  # observations that the flow is trained on
     bootstrap: Literal["source", "flow"] = "source"  # next action in the critic's target
     clip_target: bool = False  # project the ascent's iterates to the box of valid actions
@@ -103,7 +104,7 @@ class QflexLearner(NamedTuple):
 
     critics: tuple[Network, ...]  # two of (obs, action) -> value
     source: Network  # obs -> mean and log standard deviation of the Gaussian
-    velocity: Network  # (obs, action, time) -> velocity of the action
+    velocity: Network | None  # (obs, action, time) -> velocity of the action; None without flow
     temperature: Temperature | None  # None without entropy
 
 
@@ -131,8 +132,10 @@ def make(
       UserError: an option's value is refused.
     """
     positive = ("width", "depth", "learning_rate", "initial_std", "reward_scale", "output_gain")
-    positive += ("ascent_steps", "euler_steps", "source_learning_rate")
+    positive += ("ascent_steps", "source_learning_rate")
     common.check_options("qflex", config, positive)
+    if config.euler_steps < 0:
+        raise UserError(f"qflex has euler_steps={config.euler_steps}; give 0 or more")
     if metric is not None and metric.shape not in ((action_size,), (action_size,) * 2):
         raise UserError(
             f"the metric has shape {metric.shape}; give ({action_size},) or "
@@ -177,6 +180,7 @@ def _init(config, optimizers: Optimizers, observation_size, action_size, key) ->
     keys = jax.random.split(key, 4)
     pair = observation_size + action_size
     rest = jnp.zeros(action_size)
+    velocity = network(keys[3], pair + 1, rest, everywhere) if config.euler_steps else None
     gaussian_at_rest = jnp.concatenate([rest, jnp.full(action_size, math.log(config.initial_std))])
     temperature = None
     if config.entropy:
@@ -184,7 +188,7 @@ def _init(config, optimizers: Optimizers, observation_size, action_size, key) ->
     return QflexLearner(
         critics=tuple(network(key, pair, jnp.zeros(1), True) for key in keys[:2]),
         source=network(keys[2], observation_size, gaussian_at_rest, everywhere, optimizers.source),
-        velocity=network(keys[3], pair + 1, rest, everywhere),
+        velocity=velocity,
         temperature=temperature,
     )
 
@@ -194,7 +198,7 @@ def _act(config, action_size, learner: QflexLearner, obs, key, mode: Mode) -> ja
     shape = (obs.shape[0], action_size)
     noise = _eval_noise(config, shape) if mode == "eval" else jax.random.normal(key, shape)
     start, _ = sample_source(config, folded(learner.source), obs, noise)
-    action = sample_flow(config, folded(learner.velocity), obs, start)
+    action = sample_flow(config, learner.velocity, obs, start)
     return jnp.clip(action, -1.0, 1.0) if config.clip_stored_action else action
 
 
@@ -207,18 +211,22 @@ def _eval_noise(config, shape) -> jax.Array:
 def policy_parts(config: QflexConfig, learner: QflexLearner, obs: jax.Array) -> PolicyParts:
     """Takes the policy apart at observations [N, O]; there are no target critics to value it."""
     source = folded(learner.source)
-    shape = (obs.shape[0], learner.velocity.params.layers[-1].bias.size)
+    shape = (obs.shape[0], learner.source.params.layers[-1].bias.size // 2)
+    velocity = None if learner.velocity is None else _field(folded(learner.velocity), obs)
     return PolicyParts(
         start=lambda noise: sample_source(config, source, obs, noise)[0],
         eval_noise=_eval_noise(config, shape),
-        velocity=_field(folded(learner.velocity), obs),
+        velocity=velocity,
         value=common.min_value(common.bound(learner.critics, obs)),
     )
 
 
-def sample_flow(config: QflexConfig, velocity: Folded, obs, start) -> jax.Array:
+def sample_flow(config: QflexConfig, velocity: Network | None, obs, start) -> jax.Array:
     """Carries source actions `start` [B, A] along the velocity field at observations [B, O]."""
-    return flow.euler_sample(_field(velocity, obs), start, config.euler_steps, config.euler_grid)
+    if velocity is None:
+        return start
+    field = _field(folded(velocity), obs)
+    return flow.euler_sample(field, start, config.euler_steps, config.euler_grid)
 
 
 def _field(velocity: Folded, obs) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -268,6 +276,9 @@ def _update(config, optimizers: Optimizers, metric, learner: QflexLearner, batch
     source, temperature, source_metrics = _update_source(
         config, optimizers, learner, guides, batch.obs, noise
     )
+    metrics = {**critic_metrics, **source_metrics}
+    if learner.velocity is None:
+        return QflexLearner(critics, source, None, temperature), metrics
     flow_obs = batch.next_obs if config.flow_states == "next" else batch.obs
     time = jax.random.uniform(time_key, (noise.shape[0], 1))
     velocity, flow_metrics = _update_velocity(
@@ -283,14 +294,14 @@ def _update(config, optimizers: Optimizers, metric, learner: QflexLearner, batch
     )
     learner = QflexLearner(critics, source, velocity, temperature)
     judged = _judge_flow(config, learner, guides, batch.obs, noise)
-    return learner, {**critic_metrics, **source_metrics, **flow_metrics, **judged}
+    return learner, {**metrics, **flow_metrics, **judged}
 
 
 def _update_critics(config, optimizer, learner: QflexLearner, batch: Transition, noise):
     """CrossQ's critic step on the next actions of the source, or of the flow."""
     next_action, log_prob = sample_source(config, folded(learner.source), batch.next_obs, noise)
     if config.bootstrap == "flow":
-        next_action = sample_flow(config, folded(learner.velocity), batch.next_obs, next_action)
+        next_action = sample_flow(config, learner.velocity, batch.next_obs, next_action)
         if config.clip_stored_action:
             next_action = jnp.clip(next_action, -1.0, 1.0)
     bonus = None
@@ -368,7 +379,7 @@ def _judge_flow(config, learner: QflexLearner, guides, obs, noise) -> Metrics:
     """Compares the flow's actions with those of the source that they start from (Eq. 18)."""
     obs, noise = obs[:SUPERIORITY_STATES], noise[:SUPERIORITY_STATES]
     start, _ = sample_source(config, folded(learner.source), obs, noise)
-    action = sample_flow(config, folded(learner.velocity), obs, start)
+    action = sample_flow(config, learner.velocity, obs, start)
     critics = tuple(networks.bind(guide, obs) for guide in guides)
     better = combined_value(config, critics, action) > combined_value(config, critics, start)
     return {

@@ -95,11 +95,15 @@ class Group:
 
     def estimate(self, of: Callable[[Run], float], statistic: str) -> Estimate:
         """Estimates a number of the runs; those that do not have it are left out."""
-        values = np.asarray([of(run) for run in self.runs])
-        values = values[np.isfinite(values)]
+        values = self.values(of)
         if not len(values):
             return Estimate(math.nan, math.nan, math.nan)
         return statistics.over_seeds(values, statistic)
+
+    def values(self, of: Callable[[Run], float]) -> np.ndarray:
+        """Returns a number of each run `[S]`, those that do not have it left out."""
+        values = np.asarray([of(run) for run in self.runs])
+        return values[np.isfinite(values)]
 
 
 def read_run(folder: Path) -> Run:
@@ -252,6 +256,19 @@ def notes(runs: list[Run], groups: list[Group]) -> list[str]:
             if times > 1
         ]
     return lines
+
+
+def improvement(first: list[Group], second: list[Group]) -> Estimate:
+    """Estimates how probably a run of one algorithm ends with a higher return than one of another.
+
+    Args:
+      first: groups of the one algorithm, one a problem.
+      second: those of the other, on the same problems in the same order.
+    """
+    scores = [[item.values(lambda run: run.final("return")) for item in x] for x in (first, second)]
+    if not all(len(values) for found in scores for values in found):
+        return Estimate(math.nan, math.nan, math.nan)
+    return statistics.probability_of_improvement(*scores)
 
 
 def differences(groups: list[Group]) -> dict[str, list[Any]]:

@@ -94,6 +94,7 @@ def render(runs: list[Run], groups: list[Group], folder: Path, x: str, statistic
         _explanation(statistic),
         _notes(comparison.notes(runs, groups)),
         *(_problem(name, found, colours, x, statistic) for name, found in problems.items()),
+        _overall(problems),
         _between_problems(problems),
         _each_run(groups),
         _videos(groups, folder),
@@ -149,6 +150,7 @@ def _problem(
             f'<ul class="legend">{key}</ul>',
             f'<div class="curves">{"".join(figures)}</div>',
             _results(groups, statistic),
+            _improvements(name, {item.name: [item] for item in groups}),
             _differences(groups),
         ]
     )
@@ -231,6 +233,38 @@ def _result(item: Group, statistic: str) -> list[Any]:
         _range([run.last("transitions") for run in item.runs]),
         duration(seconds) if math.isfinite(seconds) else "-",
     ]
+
+
+def _improvements(of: str, groups: dict[str, list[Group]]) -> str:
+    """Returns a table of each against each; `groups` by name, one a problem in the same order."""
+    if len(groups) < 2:
+        return ""
+    rows = (
+        [
+            name,
+            *(
+                comparison.ABSENT
+                if other == name
+                else interval_text(comparison.improvement(mine, theirs))
+                for other, theirs in groups.items()
+            ),
+        ]
+        for name, mine in groups.items()
+    )
+    return (
+        "<details><summary>Probability that a run of the row ends above one of the column: "
+        f"{_escape(of)}</summary>{_table(('probability [95%]', *groups), rows)}</details>"
+    )
+
+
+def _overall(problems: dict[str, list[Group]]) -> str:
+    """Returns the same over all problems, of the names that are in each of them."""
+    if len(problems) < 2:
+        return ""
+    by_name = [{item.name: item for item in found} for found in problems.values()]
+    common = [name for name in by_name[0] if all(name in found for found in by_name)]
+    groups = {name: [found[name] for found in by_name] for name in common}
+    return _improvements(f"mean of {_count(len(problems), 'task')}", groups)
 
 
 def interval_text(estimate: Estimate) -> str:
