@@ -1,0 +1,76 @@
+"""What the figures of this folder share: tables and pictures on disk, and the chain's known value.
+
+The chain is that of `chain_reach`: unit length, A equal links, joint i turned by 0.5 / A rad times
+action i. Its value is known: minus the distance from tip to target after one step.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mjx_qflex.tasks.chain_reach import tip_position, turn_joints
+from mjx_qflex.training.page import COLOURS
+
+HERE = Path(__file__).parent
+BEND = np.pi  # rad, of all joints of a bent chain together: half a circle
+FLOW, GAUSSIAN = COLOURS[0], COLOURS[1]  # the same in every figure
+
+
+def bent(num_joints: int) -> jax.Array:
+    """Returns the joint angles [A] of a chain that is bent evenly, half around (rad)."""
+    return jnp.full(num_joints, BEND / num_joints)
+
+
+def tips(angles: jax.Array, actions: jax.Array) -> jax.Array:
+    """Returns the tip [B, 2] after one step of actions [B, A] from joint angles [A]."""
+    return jax.vmap(lambda action: tip_position(turn_joints(angles, action)))(actions)
+
+
+def chain_value(angles: jax.Array, targets: jax.Array, actions: jax.Array) -> jax.Array:
+    """Returns minus the distances [B] to targets [B, 2] after actions [B, A], in chain lengths."""
+    return -jnp.linalg.norm(targets - tips(angles, actions), axis=-1)
+
+
+def canvas(width: float, height: float, rows: int, columns: int, **options: Any):
+    """Returns a figure (inches) and its axes [rows, columns]."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def save(figure: Figure, name: str, folder: Path) -> None:
+    """Writes a picture; a palette of 64 colours keeps it small."""
+    path = folder / f"{name}.png"
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=90)
+    Image.open(drawn).convert("RGB").quantize(64).save(path, optimize=True)
+    print(f"written: {path} ({path.stat().st_size / 1000:.0f} kB)", flush=True)
+
+
+def write_csv(rows: Sequence[dict[str, Any]], name: str, folder: Path) -> None:
+    """Writes rows of equal keys, floats with six digits."""
+    path = folder / f"{name}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: _text(value) for key, value in row.items()})
+    print(f"written: {path} ({len(rows)} rows)", flush=True)
+
+
+def _text(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else value
+
+
+def log_slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Returns the slope of log y over log x by least squares."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
