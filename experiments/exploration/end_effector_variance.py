@@ -43,7 +43,7 @@ def tip_variance(angles: jax.Array, kind: str, num_samples: int, key: jax.Array)
     noise = std * jax.random.normal(key, (num_samples, num_joints))
     if turned == "absolute":  # a link's own heading: the joint after it turns back
         noise = jnp.diff(noise, axis=1, prepend=0.0)
-    positions = jax.jit(jax.vmap(tip_position))(angles + noise)
+    positions = jax.jit(jax.vmap(tip_position))(angles[None] + noise)
     return float(jnp.sum(jnp.var(positions, axis=0)))
 
 

@@ -68,7 +68,10 @@ def best_distances(num_joints: int, num_samples: int, num_targets: int, key: jax
         start = draws(draw_key, num_samples, num_joints)
         more = draws(more_key, num_samples * STEPS, num_joints)
         few = -jnp.max(value(start))
-        found = {"gaussian": few, "gaussian, equal Q calls": jnp.minimum(few, -jnp.max(value(more)))}
+        found = {
+            "gaussian": few,
+            "gaussian, equal Q calls": jnp.minimum(few, -jnp.max(value(more))),
+        }
         for name, step_size in STEP_SIZES.items():
             end = flow.ascend(value, start, STEPS, step_size(num_joints), clip=False)
             found[f"flow, {name}"] = -jnp.max(value(end))

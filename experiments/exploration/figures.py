@@ -6,18 +6,22 @@ action i. Its value is known: minus the distance from tip to target after one st
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from PIL import Image
 
 from mjx_qflex.tasks.chain_reach import tip_position, turn_joints
+from mjx_qflex.training import comparison
+from mjx_qflex.training.comparison import Group
 from mjx_qflex.training.page import COLOURS
 
 HERE = Path(__file__).parent
@@ -69,6 +73,31 @@ def write_csv(rows: Sequence[dict[str, Any]], name: str, folder: Path) -> None:
 
 def _text(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float | np.floating) else value
+
+
+def curves(
+    axis: Axes, groups: Sequence[Group], quantity: str, colours: dict[str, str], statistic: str
+) -> None:
+    """Draws a quantity of groups over transitions: their statistic, its interval, each seed."""
+    for item in groups:
+        x, estimate, lines = comparison.curve(item, quantity, "transitions", statistic)
+        colour = colours[item.name]
+        for line in lines:
+            axis.plot(*line.T, color=colour, linewidth=0.6, alpha=0.5)
+        seeds = f"{len(lines)} seed" + "s" * (len(lines) != 1)
+        axis.plot(x, estimate.value, color=colour, linewidth=2, label=f"{item.name} ({seeds})")
+        axis.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.2, linewidth=0)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_xlabel("transitions")
+    axis.grid(alpha=0.3)
+
+
+def by_problem(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    """Returns groups by what they were trained on."""
+    problems: dict[str, list[Group]] = {}
+    for item in groups:
+        problems.setdefault(item.problem, []).append(item)
+    return problems
 
 
 def log_slope(x: Sequence[float], y: Sequence[float]) -> float:

@@ -9,7 +9,6 @@ import jax
 from mjx_qflex import algos
 from mjx_qflex import config as configs
 from mjx_qflex.algos import qgf
-from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import assessment, checkpoint, driver, guidance, reporting, run_folder
 from mjx_qflex.training.assessment import TimedTask
@@ -43,8 +42,9 @@ def evaluate(
     Raises:
       UserError: no run, no checkpoint, or a folder that is not writable.
     """
+    run_folder.check_writable(folder)
+    env, algorithm, learner, transitions = restore(folder, interrupt, say)
     config = configs.load(folder)
-    env, algorithm, learner, transitions = _restore(config, folder, interrupt, say)
     seed = config.seed if seed is None else seed
     say(f"evaluating {episodes} episodes of each policy (compiling first) ...")
     programs = assessment.make_programs(env, algorithm, episodes)
@@ -87,7 +87,8 @@ def sweep_guidance(
     """
     config = configs.load(folder)
     parts = algos.policy_parts(config.algo, config.algo_config)
-    env, algorithm, learner, transitions = _restore(config, folder, interrupt, say)
+    run_folder.check_writable(folder)
+    env, algorithm, learner, transitions = restore(folder, interrupt, say)
     seed = config.seed if seed is None else seed
     algorithm = cast(Algorithm, algorithm)  # what can be guided learns from a replay
     guided = qgf.guide(algorithm, parts, options)
@@ -102,11 +103,21 @@ def sweep_guidance(
     _finish(folder, guidance.FILE_NAME, say)
 
 
-def _restore(config: Config, folder: Path, interrupt: Interrupt, say: Say) -> Trained:
+def restore(folder: Path, interrupt: Interrupt, say: Say) -> Trained:
+    """Reads the newest checkpoint's learner, and builds what it acts in.
+
+    Args:
+      folder: of a run that has made a checkpoint.
+      interrupt: tells when to stop.
+      say: takes each line of words.
+
+    Raises:
+      UserError: no run, or no checkpoint.
+    """
+    config = configs.load(folder)
     newest = checkpoint.newest(folder / run_folder.CHECKPOINTS)
     if newest is None:
         raise UserError(f"the run in {folder} has no checkpoint yet; train it first")
-    run_folder.check_writable(folder)
     say(f"building the task {config.task}")
     env, algorithm = interrupt.attempt(driver.build, config)
     key = jax.eval_shape(lambda: jax.random.PRNGKey(0))

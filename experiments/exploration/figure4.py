@@ -1,0 +1,86 @@
+"""Figure 4: how often the flow's action beats the source's that it started from.
+
+    python experiments/exploration/figure4.py [--runs DIR ...]
+
+The paper's ratio (Eq. 18) is the share of states at which the critics rate the flow's action
+higher; every Qflex run logs it. The critics judge what they themselves have led, so the trained
+policies are also played from the same starts with the flow and by the source alone.
+"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import study_runs as runs
+from figures import by_problem, canvas, curves, save, write_csv
+
+from mjx_qflex.algos import qflex
+from mjx_qflex.training import assessment, evaluation
+from mjx_qflex.training.page import COLOURS
+
+RATIO = "update/flow_superiority"
+TASKS = ("chain_reach", "chain_reach,task.num_joints=100", "arm_reach")
+
+
+def played(folder: Path, episodes: int) -> assessment.Interval:
+    """Returns what the flow adds to the return of a run's policy: mean and 95% interval."""
+    config, trained = runs.restore(folder)
+    env = trained.env
+    sizes = (env.observation_size, env.action_size)
+    returns = []
+    for parts in ("flow", "source"):
+        learner = trained.learner if parts == "flow" else runs.without_flow(trained.learner)
+        algorithm = qflex.make(config.algo_config, *sizes)
+        program = evaluation.make_evaluate(env, evaluation.learner_policy(algorithm), episodes)
+        result = program(learner, assessment.evaluation_key(config.seed))
+        returns.append(np.asarray(result.return_, np.float64))
+    return assessment.paired_interval(returns[0] - returns[1])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = runs.parser(__doc__, TASKS, total_steps=60_000, seeds=2)
+    parser.add_argument("--episodes", type=int, default=256, help="played with and without flow")
+    flags = parser.parse_args(arguments)
+    found = [
+        item
+        for item in runs.groups(runs.chosen(flags, [("qflex", ())]))
+        if item.runs[0].series(RATIO).size
+    ]
+    rows = []
+    for item in found:
+        for run in item.runs:
+            gain = played(run.folder, flags.episodes)
+            late = run.series(RATIO)[-max(1, len(run.rows) // 4) :, 1]
+            row = {"task": item.problem, "name": item.name, "seed": run.seed}
+            row |= {"flow_superiority": late.mean(), "return": run.final("return")}
+            rows.append(row | {f"flow_adds_{end}": value for end, value in gain._asdict().items()})
+            print(rows[-1], flush=True)
+    write_csv(rows, "figure4", flags.output)
+    figure, ((axis, bars),) = canvas(11.0, 4.2, 1, 2)
+    problems = by_problem(found)
+    for (problem, groups), colour in zip(problems.items(), itertools.cycle(COLOURS)):
+        curves(axis, groups, RATIO, dict.fromkeys((item.name for item in groups), colour), "mean")
+        axis.lines[-1].set_label(problem)
+        mine = [row for row in rows if row["task"] == problem]
+        for row in mine:
+            bars.errorbar(
+                row["flow_adds_mean"],
+                f"{problem}, seed {row['seed']}",
+                xerr=row["flow_adds_mean"] - row["flow_adds_low"],
+                fmt="o",
+                color=colour,
+            )
+    axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
+    axis.set_ylim(0, 1.02)
+    axis.set_ylabel("share of states at which the critics\nprefer the flow's action (Eq. 18)")
+    axis.legend(fontsize=8)
+    bars.axvline(0.0, color="black", linewidth=0.8, linestyle=":")
+    bars.set_xlabel(
+        "return with flow minus source alone, same starts\n(trained policy, 95% interval)"
+    )
+    bars.grid(alpha=0.3)
+    save(figure, "figure4", flags.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Figure 8: Qflex with and without its flow, and CrossQ, from which its critics come.
+
+    python experiments/exploration/figure8.py [--runs DIR ...]
+
+Without flow (`algo.euler_steps=0`) the Gaussian source acts alone; critics and source learn by the
+same equations. Learning curves, final returns and the probability that one ends above the other.
+"""
+
+import itertools
+
+import study_runs as runs
+from figures import by_problem, canvas, curves, save, write_csv
+
+from mjx_qflex.training import comparison
+from mjx_qflex.training.page import COLOURS
+
+VARIANTS = (("qflex", ()), ("qflex", ("algo.euler_steps=0",)), ("crossq", ()))
+
+
+def final_return(run: comparison.Run) -> float:
+    return run.final("return")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = runs.parser(__doc__, ["chain_reach", "arm_reach"], total_steps=60_000, seeds=3)
+    flags = parser.parse_args(arguments)
+    problems = by_problem(runs.groups(runs.chosen(flags, VARIANTS)))
+    names = list(dict.fromkeys(item.name for found in problems.values() for item in found))
+    colours = dict(zip(names, itertools.cycle(COLOURS), strict=False))
+    rows = []
+    for problem, found in problems.items():
+        for item in found:
+            estimate = item.estimate(final_return, "iqm")
+            row = {"task": problem, "name": item.name, "seeds": len(item.runs)}
+            row |= {f"return_{end}": float(value) for end, value in estimate._asdict().items()}
+            better = comparison.improvement([item], [found[0]])
+            row |= {f"above_first_{end}": value for end, value in better._asdict().items()}
+            rows.append(row)
+            print(f"{problem}, {item.name}: {estimate}; above {found[0].name}: {better}")
+    write_csv(rows, "figure8", flags.output)
+    figure, (axes,) = canvas(5.2 * len(problems), 4.2, 1, len(problems))
+    for axis, (problem, found) in zip(axes, problems.items(), strict=True):
+        curves(axis, found, "episode/return", colours, "iqm")
+        axis.set_title(problem)
+        axis.legend(fontsize=8)
+    axes[0].set_ylabel("return of training episodes\n(interquartile mean of seeds, 95% interval)")
+    save(figure, "figure8", flags.output)
+
+
+if __name__ == "__main__":
+    main()

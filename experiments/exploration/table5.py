@@ -1,0 +1,117 @@
+"""Table 5: seconds per action and per update of every algorithm, over the number of actuators.
+
+    python experiments/exploration/table5.py
+
+Acting and updating are compiled apart from any task, on random observations and batches, with the
+preset's options for the task that is named; compile time is a column of its own.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from figures import HERE, canvas, save, write_csv
+
+from mjx_qflex import algos
+from mjx_qflex import config as configs
+from mjx_qflex.training import reporting
+from mjx_qflex.training.page import COLOURS
+from mjx_qflex.training.program import Program
+from mjx_qflex.types import Transition
+
+COUNTS = (10, 80, 700)
+EXTRA_OBSERVATIONS = 4  # of chain_reach, besides one for each joint
+BUDGET_S = 1.0  # of one timing
+
+
+def seconds_per_call(program: Program, *args) -> tuple[float, int]:
+    """Returns the median seconds of a call, and of how many."""
+    jax.block_until_ready(program(*args))
+    times, begin = [], time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - begin < BUDGET_S:
+        start = time.perf_counter()
+        jax.block_until_ready(program(*args))
+        times.append(time.perf_counter() - start)
+    return float(np.median(times)), len(times)
+
+
+def measure(name: str, num_actuators: int, worlds: int, batch: int, sets: list[str]) -> dict:
+    """Returns a row: one algorithm with one number of actuators."""
+    config = configs.resolve("chain_reach", name, "cpu", sets=sets)
+    num_obs = num_actuators + EXTRA_OBSERVATIONS
+    algorithm = algos.make(name, config.algo_config, num_obs, num_actuators)
+    learner = jax.jit(algorithm.init)(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 3)
+    obs = jax.random.normal(keys[0], (batch, num_obs))
+    transitions = Transition(
+        obs=obs,
+        action=jax.random.uniform(keys[1], (batch, num_actuators), minval=-1.0),
+        reward=jax.random.normal(keys[2], (batch,)),
+        discount=jnp.ones(batch),
+        next_obs=obs,
+    )
+
+    def act(learner, obs, key):
+        carry = algorithm.init_carry(obs.shape[0])
+        return algorithm.act(learner, obs, carry, key, "explore")[0]
+
+    row: dict = {"algorithm": name, "actuators": num_actuators}
+    for what, number in (("one", 1), ("all", worlds)):
+        program = Program(act)
+        states = jax.random.normal(keys[0], (number, num_obs))
+        seconds, calls = seconds_per_call(program, learner, states, keys[1])
+        row[f"act_{what}_ms"] = 1e3 * seconds
+        row[f"act_{what}_compile_s"] = program.compile_seconds
+    program = Program(algorithm.update)
+    seconds, calls = seconds_per_call(program, learner, transitions, keys[2])
+    row |= {"update_ms": 1e3 * seconds, "update_compile_s": program.compile_seconds}
+    return row | {"updates_timed": calls, "worlds": worlds, "batch": batch}
+
+
+def draw(rows: list[dict], folder: Path) -> None:
+    titles = {
+        "act_one_ms": "one action",
+        "act_all_ms": f"actions of {rows[0]['worlds']} worlds at once",
+        "update_ms": f"one update, batch of {rows[0]['batch']}",
+    }
+    figure, (axes,) = canvas(13.0, 4.0, 1, 3)
+    names = list(dict.fromkeys(row["algorithm"] for row in rows))
+    for axis, (key, title) in zip(axes, titles.items(), strict=True):
+        for name, colour in zip(names, COLOURS, strict=False):
+            found = [row for row in rows if row["algorithm"] == name]
+            x, y = [row["actuators"] for row in found], [row[key] for row in found]
+            axis.loglog(x, y, "o-", color=colour, label=name)
+        axis.set(title=title, xlabel="actuators A", ylabel="time (ms, median)")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    save(figure, "table5", folder)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--algos", nargs="+", default=sorted(algos.ALGOS))
+    add("--counts", type=int, nargs="+", default=COUNTS, help="actuators")
+    add("--worlds", type=int, default=64)
+    add("--batch", type=int, default=256)
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="such as algo.width=1024")
+    add("--output", type=Path, default=HERE, help="folder of CSV and picture")
+    flags = parser.parse_args(arguments)
+    print(f"on {reporting.device_name()}", flush=True)
+    rows = []
+    for name in flags.algos:
+        for num_actuators in flags.counts:
+            rows.append(measure(name, num_actuators, flags.worlds, flags.batch, flags.set))
+            words = (
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{v}" for k, v in rows[-1].items()
+            )
+            print(*words, sep=", ", flush=True)
+    write_csv(rows, "table5", flags.output)
+    draw(rows, flags.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""The scripts of experiments/exploration: their functions on known cases, each on a tiny size."""
+
+import csv
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_report
+
+from mjx_qflex import algos, flow
+from mjx_qflex import config as configs
+from mjx_qflex.training import checkpoint, comparison, driver, run_folder
+from mjx_qflex.training.loop import make_loop
+from mjx_qflex.types import Algorithm
+
+FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "exploration"
+TINY = (
+    "algo.width=8", "algo.depth=1", "algo.ascent_steps=2", "algo.euler_steps=2",
+    "loop.num_envs=4", "loop.batch_size=8", "loop.prefill_transitions=40",
+    "loop.steps_per_epoch=20", "loop.eval_envs=2", "evaluations=1",
+)  # fmt: skip
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script by name."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def tiny_runs(tmp_path_factory):
+    """Folders of a chain's run, trained as the figures train theirs, and of an arm's beginning."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        runs = importlib.import_module("study_runs")
+    parser = runs.parser("A figure.", ["chain_reach,task.num_joints=3"], 120, 1)
+    flags = parser.parse_args([f"--logdir={folder}", *(f"--set={text}" for text in TINY)])
+    (chain,) = runs.chosen(flags, [("qflex", ())])
+    assert runs.chosen(flags, [("qflex", ())]) == [chain]  # finished: not trained again
+    arm = test_report.write_run(folder / "arm", sets=TINY, task="arm_reach")
+    config = configs.load(arm)
+    loop = make_loop(*driver.build(config), config.loop)
+    begun = loop.init(jax.random.PRNGKey(0))
+    checkpoint.save(arm / run_folder.CHECKPOINTS, begun, run_folder.fingerprint(config))
+    return {"CHAIN": str(chain), "ARM": str(arm)}
+
+
+def table(folder, name):
+    with (folder / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_tip_varies_as_the_linearised_chain(script):
+    """Small noise around a straight chain moves the tip across it only."""
+    variance = script("end_effector_variance")
+    for kind, expected in (
+        ("relative, fixed", lambda std, share: std**2 * np.sum(share**2)),
+        ("absolute, fixed", lambda std, share: std**2 / len(share)),
+        ("relative, 1/A", lambda std, share: std**2 * np.sum(share**2) * 2 / len(share)),
+        ("relative, 1/A^2", lambda std, share: std**2 * np.sum(share**2) * 4 / len(share) ** 2),
+    ):
+        share = np.arange(12, 0, -1) / 12  # of the chain that a joint turns
+        found = variance.tip_variance(jnp.zeros(12), kind, 20_000, jax.random.key(0))
+        np.testing.assert_allclose(found, expected(variance.STD, share), rtol=0.05)
+
+
+def test_figure1_moves_by_the_librarys_ascent(script):
+    figure1, figures = script("figure1"), script("figures")
+    angles, target = figures.bent(6), jnp.array([0.1, 0.5])
+    start = figure1.draws(jax.random.key(0), 5, 6)
+    path = figure1.path(angles, target, start, 0.2)
+    end = flow.ascend(
+        lambda actions: figures.chain_value(angles, target[None], actions), start, 20, 0.2, False
+    )
+    np.testing.assert_allclose(path[-1], end, atol=1e-5)
+    np.testing.assert_array_equal(path[0], start)
+    # Nine links of a half circle end 2 / pi away, and no flow beats its own start at eta = 0.
+    tip = figures.tips(figures.bent(200), jnp.zeros((1, 200)))[0]
+    np.testing.assert_allclose(np.linalg.norm(tip), 2 / np.pi, atol=1e-3)
+    best = figure1.best_distances(50, 8, 16, jax.random.key(0))
+    means = {name: float(values.mean()) for name, values in best.items()}
+    assert means["flow, eta = 0.3 A"] < 0.5 * means["gaussian"]
+    assert means["gaussian, equal Q calls"] < means["gaussian"]
+
+
+def test_proposition1_measures_falls(script):
+    proposition1 = script("proposition1")
+    values = np.array([[0.0, 0.0], [4.0, 2.0], [3.0, 1.0], [9.0, 1.0]])
+    found = proposition1.judge(values)
+    assert found["largest_gain"] == 5.0 and found["last"] == 5.0
+    assert found["drawdown"] == 1.0 and found["falling"] == pytest.approx(2 / 6)
+
+
+def test_a_flow_by_prefixes_ends_where_the_sampler_ends(script):
+    proposition1 = script("proposition1")
+    config = algos.entry("qflex").config_class(width=8, depth=1)
+    algorithm = algos.make("qflex", config, 3, 2)
+    learner = algorithm.init(jax.random.key(0))
+    obs = jax.random.normal(jax.random.key(1), (4, 3))
+
+    def parts_of(obs):
+        return algos.policy_parts("qflex", config)(learner, obs)
+
+    parts = parts_of(obs)
+    start = parts.start(jax.random.normal(jax.random.key(2), (4, 2)))
+    for grid in ("right", "left"):
+        values = proposition1.flow_values(parts_of, obs, 5, grid)
+        np.testing.assert_allclose(values[0], parts.value(start), atol=1e-5)
+        end = flow.euler_sample(parts.velocity, start, 5, grid)
+        np.testing.assert_allclose(values[-1], parts.value(end), atol=1e-5)
+        assert np.ptp(values, axis=0).min() > 0
+
+
+def test_figure9_finds_the_correlation_that_is_there(script):
+    mixing = jnp.array([[0.1, 0.0, 0.0], [0.08, 0.06, 0.0], [0.0, 0.0, 0.1]])
+
+    def act(learner, obs, carry, key, mode):
+        assert mode == "explore"
+        return obs[:, :3] + jax.random.normal(key, (obs.shape[0], 3)) @ mixing.T, carry
+
+    algorithm = Algorithm(lambda key: (), lambda num_envs: (), act, lambda *_: ())
+    noise = script("figure9").measure(algorithm, (), jnp.zeros((3, 4)), 4096)
+    expected = np.array([[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_allclose(noise.correlation, expected, atol=0.04)
+    np.testing.assert_allclose(noise.off_diagonal, 0.8 / 3, atol=0.03)
+    np.testing.assert_allclose(noise.std, 0.1, rtol=0.03)
+    # Eigenvalues 1.8, 0.2 and 1: (1.8 + 0.2 + 1)^2 / (1.8^2 + 0.2^2 + 1).
+    np.testing.assert_allclose(noise.dimensions, 9.0 / 4.28, rtol=0.05)
+
+
+def test_figure5_reads_one_setting_at_a_time_and_a_grid(script, tmp_path):
+    figure5 = script("figure5")
+    folders = [test_report.write_run(tmp_path / "plain")]
+    for text in ("algo.ascent_steps=5", "algo.ascent_step_size=0.1", "algo.ascent_steps=80"):
+        folders.append(test_report.write_run(tmp_path / text, sets=[text]))
+    groups = comparison.group([comparison.read_run(folder) for folder in folders])
+    line = figure5.along(groups, "algo.ascent_steps")
+    assert [item.settings["algo.ascent_steps"] for item in line] == [5, 20, 80]
+    line = figure5.along(groups, "algo.ascent_step_size")
+    assert [item.settings["algo.ascent_step_size"] for item in line] == [0.01, 0.1]
+    figure5.main(["--runs", *map(str, folders), f"--output={tmp_path}"])
+    assert len(table(tmp_path, "figure5")) == 3 + 2 + 1
+
+
+def test_figure8_compares_what_the_folders_hold(script, tmp_path):
+    finals = {
+        "flow": ("qflex", [], (5.0, 7.0)),
+        "none": ("qflex", ["algo.euler_steps=0"], (6.0, 4.0)),
+    }
+    folders = [
+        test_report.write_run(tmp_path / f"{name}{seed}", seed, value, sets, algo)
+        for name, (algo, sets, values) in finals.items()
+        for seed, value in enumerate(values)
+    ]
+    script("figure8").main(["--runs", *map(str, folders), f"--output={tmp_path}"])
+    flow_on, flow_off = table(tmp_path, "figure8")
+    assert float(flow_on["return_value"]) == 6.0 and float(flow_off["return_value"]) == 5.0
+    assert float(flow_off["above_first_value"]) == 0.25  # of four pairs only 6 > 5
+
+
+TINY_FLAGS = {
+    "end_effector_variance": ["--counts", "10", "20", "--samples=100"],
+    "figure1": ["--counts", "2", "5", "--shown", "2", "--samples=4", "--targets=3"],
+    "table5": ["--algos", "sac", "--counts", "3", "--worlds=2", "--batch=8",
+               "--set=algo.width=8"],
+    "figure4": ["--runs", "CHAIN", "--episodes=4"],
+    "figure9": ["--runs", "CHAIN", "--states=16", "--draws=16"],
+    "proposition1": ["--runs", "CHAIN", "--samples=16", "--quick"],
+    "table4": ["--runs", "ARM", "--episodes=2"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TINY_FLAGS)
+def test_scripts_run_on_tiny_sizes(script, tiny_runs, tmp_path, monkeypatch, name):
+    module = script(name)
+    if name == "table5":
+        monkeypatch.setattr(module, "BUDGET_S", 0.0)
+    flags = [tiny_runs.get(flag, flag) for flag in TINY_FLAGS[name]]
+    module.main([*flags, f"--output={tmp_path}"])
+    tables = list(tmp_path.glob("*.csv"))
+    assert tables
+    for path in tables:
+        numbers = [row for row in table(tmp_path, path.stem)]
+        assert numbers and all(cell != "" for row in numbers for cell in row.values())
+    for path in tmp_path.glob("*.png"):
+        assert path.stat().st_size > 1000
+
+
+def test_every_script_is_tried():
+    scripts = {path.stem for path in FOLDER.glob("*.py")} - {"figures", "study_runs"}
+    assert scripts == {*TINY_FLAGS, "figure5", "figure8"}
