@@ -2,6 +2,8 @@
 
 import csv
 import importlib
+import itertools
+import shutil
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_report
+from runs import TINY
 
 from mjx_qflex import algos, flow
 from mjx_qflex import config as configs
@@ -17,10 +20,10 @@ from mjx_qflex.training.loop import make_loop
 from mjx_qflex.types import Algorithm
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "exploration"
-TINY = (
-    "algo.width=8", "algo.depth=1", "algo.ascent_steps=2", "algo.euler_steps=2",
-    "loop.num_envs=4", "loop.batch_size=8", "loop.prefill_transitions=40",
-    "loop.steps_per_epoch=20", "loop.eval_envs=2", "evaluations=1",
+# Those of the session's tiny run, in the form of --set.
+SETS = (
+    "loop.num_envs=8", "loop.reset_pool=8",
+    *(text for flag, text in itertools.pairwise(TINY) if flag == "--set"),
 )  # fmt: skip
 
 
@@ -32,27 +35,33 @@ def script(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tiny_runs(tmp_path_factory):
-    """Folders of a chain's run, trained as the figures train theirs, and of an arm's beginning."""
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FOLDER)
-        runs = importlib.import_module("study_runs")
-    parser = runs.parser("A figure.", ["chain_reach,task.num_joints=3"], 120, 1)
-    flags = parser.parse_args([f"--logdir={folder}", *(f"--set={text}" for text in TINY)])
-    (chain,) = runs.chosen(flags, [("qflex", ())])
-    assert runs.chosen(flags, [("qflex", ())]) == [chain]  # finished: not trained again
-    arm = test_report.write_run(folder / "arm", sets=TINY, task="arm_reach")
+def run_folders(trained, tmp_path_factory):
+    """Folders of the session's tiny run on the chain, and of an arm's run that only began."""
+    arm = tmp_path_factory.mktemp("runs") / "arm"
+    test_report.write_run(arm, sets=SETS, task="arm_reach")
     config = configs.load(arm)
     loop = make_loop(*driver.build(config), config.loop)
     begun = loop.init(jax.random.PRNGKey(0))
     checkpoint.save(arm / run_folder.CHECKPOINTS, begun, run_folder.fingerprint(config))
-    return {"CHAIN": str(chain), "ARM": str(arm)}
+    return {"CHAIN": str(trained[0]), "ARM": str(arm)}
 
 
 def table(folder, name):
     with (folder / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_finished_run_is_found_again_and_others_are_told_apart(script, trained, tmp_path):
+    runs = script("study_runs")
+    parser = runs.parser("A figure.", ["chain_reach"], total_steps=4000, seeds=1)
+    flags = parser.parse_args([f"--logdir={tmp_path}", *(f"--set={text}" for text in SETS)])
+    name = "-".join(["chain_reach", *SETS, "qflex", "s0"]).replace("algo.", "")
+    shutil.copytree(trained[0], tmp_path / name)
+    before = {path.name for path in tmp_path.rglob("*")}
+    assert runs.chosen(flags, [("qflex", ())]) == [tmp_path / name]
+    assert {path.name for path in tmp_path.rglob("*")} == before
+    flags = parser.parse_args([f"--logdir={tmp_path}", "--runs", "a", "b"])
+    assert runs.chosen(flags, [("qflex", ())]) == [Path("a"), Path("b")]
 
 
 def test_the_tip_varies_as_the_linearised_chain(script):
@@ -79,7 +88,6 @@ def test_figure1_moves_by_the_librarys_ascent(script):
     )
     np.testing.assert_allclose(path[-1], end, atol=1e-5)
     np.testing.assert_array_equal(path[0], start)
-    # Nine links of a half circle end 2 / pi away, and no flow beats its own start at eta = 0.
     tip = figures.tips(figures.bent(200), jnp.zeros((1, 200)))[0]
     np.testing.assert_allclose(np.linalg.norm(tip), 2 / np.pi, atol=1e-3)
     best = figure1.best_distances(50, 8, 16, jax.random.key(0))
@@ -176,11 +184,11 @@ TINY_FLAGS = {
 
 
 @pytest.mark.parametrize("name", TINY_FLAGS)
-def test_scripts_run_on_tiny_sizes(script, tiny_runs, tmp_path, monkeypatch, name):
+def test_scripts_run_on_tiny_sizes(script, run_folders, tmp_path, monkeypatch, name):
     module = script(name)
     if name == "table5":
         monkeypatch.setattr(module, "BUDGET_S", 0.0)
-    flags = [tiny_runs.get(flag, flag) for flag in TINY_FLAGS[name]]
+    flags = [run_folders.get(flag, flag) for flag in TINY_FLAGS[name]]
     module.main([*flags, f"--output={tmp_path}"])
     tables = list(tmp_path.glob("*.csv"))
     assert tables

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import study_runs as runs
-from figures import by_problem, canvas, curves, save, write_csv
+from figures import by_problem, canvas, curves, save, say, write_csv
 
 from mjx_qflex.algos import qflex
 from mjx_qflex.training import assessment, evaluation
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
             row = {"task": item.problem, "name": item.name, "seed": run.seed}
             row |= {"flow_superiority": late.mean(), "return": run.final("return")}
             rows.append(row | {f"flow_adds_{end}": value for end, value in gain._asdict().items()})
-            print(rows[-1], flush=True)
+            say(rows[-1])
     write_csv(rows, "figure4", flags.output)
     figure, ((axis, bars),) = canvas(11.0, 4.2, 1, 2)
     problems = by_problem(found)

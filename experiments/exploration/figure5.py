@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 import study_runs as runs
-from figures import FLOW, by_problem, canvas, save, write_csv
+from figures import FLOW, by_problem, canvas, save, say, write_csv
 
 from mjx_qflex.training.comparison import Group, Run
 
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
             _panel(axis, key, groups_along)
         line_of_axes[0].set_ylabel(f"{problem}\nfinal return (dots: seeds)")
     for row in rows:
-        print(row)
+        say(row)
     write_csv(rows, "figure5", flags.output)
     save(figure, "figure5", flags.output)
 
@@ -93,6 +93,8 @@ def _panel(axis, key: str, groups: list[Group]) -> None:
         axis.plot([place] * len(found), found, "o", color=FLOW, markersize=4)
     axis.axvline(PUBLISHED[key], color="black", linewidth=0.8, linestyle=":", label="published")
     axis.set_xscale("log")
+    axis.set_xticks(x, [f"{place:g}" for place in x])
+    axis.minorticks_off()
     axis.set_xlabel(KEYS[key])
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)

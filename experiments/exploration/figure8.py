@@ -9,7 +9,7 @@ same equations. Learning curves, final returns and the probability that one ends
 import itertools
 
 import study_runs as runs
-from figures import by_problem, canvas, curves, save, write_csv
+from figures import by_problem, canvas, curves, save, say, write_csv
 
 from mjx_qflex.training import comparison
 from mjx_qflex.training.page import COLOURS
@@ -22,7 +22,7 @@ def final_return(run: comparison.Run) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = runs.parser(__doc__, ["chain_reach", "arm_reach"], total_steps=60_000, seeds=3)
+    parser = runs.parser(__doc__, ["chain_reach", "arm_reach"], total_steps=60_000, seeds=2)
     flags = parser.parse_args(arguments)
     problems = by_problem(runs.groups(runs.chosen(flags, VARIANTS)))
     names = list(dict.fromkeys(item.name for found in problems.values() for item in found))
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
             better = comparison.improvement([item], [found[0]])
             row |= {f"above_first_{end}": value for end, value in better._asdict().items()}
             rows.append(row)
-            print(f"{problem}, {item.name}: {estimate}; above {found[0].name}: {better}")
+            say(row)
     write_csv(rows, "figure8", flags.output)
     figure, (axes,) = canvas(5.2 * len(problems), 4.2, 1, len(problems))
     for axis, (problem, found) in zip(axes, problems.items(), strict=True):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import study_runs as runs
-from figures import canvas, save, write_csv
+from figures import canvas, save, say, write_csv
 
 from mjx_qflex.algos.qflex import QflexLearner
 from mjx_qflex.types import Algorithm
@@ -28,8 +28,8 @@ class Noise(NamedTuple):
     """Exploration noise at S states, measured by D draws at each.
 
     Attributes:
-      correlation: [A, A], mean over states.
-      off_diagonal: [S], mean absolute correlation between two actuators. Of independent noise it
+      correlation: [A, A], mean over the states at which both actuators vary.
+      off_diagonal: [S], mean absolute correlation between two of them. Of independent noise it
         would be about sqrt(2 / (pi D)), from the finite number of draws alone.
       dimensions: [S], participation ratio (tr C)^2 / tr(C^2) of the covariance C.
       std: [S], root mean square over actuators.
@@ -52,17 +52,20 @@ def measure(algorithm: Algorithm, learner: Any, obs: jax.Array, num_draws: int) 
         noise = noise - noise.mean(axis=0, keepdims=True)
         covariance = noise.T @ noise / num_draws
         std = jnp.sqrt(jnp.diag(covariance))
-        correlation = covariance / jnp.maximum(jnp.outer(std, std), 1e-12)
-        size = std.shape[0]
-        others = 1.0 - jnp.eye(size)
-        off_diagonal = jnp.sum(jnp.abs(correlation) * others) / (size * (size - 1))
+        free = std > 1e-6  # an actuator whose draws all end at one bound has no correlation
+        correlation = covariance / jnp.outer(std, std)
+        correlation = jnp.where(jnp.outer(free, free), correlation, jnp.nan)
+        others = jnp.where(jnp.eye(std.shape[0], dtype=bool), jnp.nan, jnp.abs(correlation))
+        off_diagonal = jnp.nanmean(others)
         dimensions = jnp.trace(covariance) ** 2 / jnp.sum(covariance**2)
         return correlation, off_diagonal, dimensions, jnp.sqrt(jnp.mean(std**2))
 
     keys = jax.random.split(jax.random.key(0), len(obs))
     rows = zip(*(at(row, key) for row, key in zip(obs, keys, strict=True)), strict=True)
     correlation, *rest = (np.stack(part) for part in rows)
-    return Noise(correlation.mean(axis=0), *rest)
+    known = np.isfinite(correlation).any(axis=0)
+    total = np.nansum(correlation, axis=0) / np.maximum(np.isfinite(correlation).sum(axis=0), 1)
+    return Noise(np.where(known, total, np.nan), *rest)
 
 
 def policies(trained: runs.Trained) -> Iterator[tuple[str, Any]]:
@@ -93,15 +96,15 @@ def main(arguments: list[str] | None = None) -> None:
                     "policy": name,
                     "actuators": trained.env.action_size,
                     "std": noise.std.mean(),
-                    "mean_abs_correlation": noise.off_diagonal.mean(),
+                    "mean_abs_correlation": np.nanmean(noise.off_diagonal),
                     "by_chance": (2.0 / (np.pi * flags.draws)) ** 0.5,
                     "dimensions": noise.dimensions.mean(),
                 }
             )
-            print(rows[-1], flush=True)
+            say(rows[-1])
             pictures.append((f"{folder.name}\n{name}", noise))
     write_csv(rows, "figure9", flags.output)
-    columns = min(4, len(pictures))
+    columns = min(3, len(pictures))
     lines = -(-len(pictures) // columns)
     figure, axes = canvas(3.3 * columns, 3.4 * lines, lines, columns)
     for axis in axes.flat[len(pictures) :]:

@@ -52,11 +52,11 @@ def canvas(width: float, height: float, rows: int, columns: int, **options: Any)
 
 
 def save(figure: Figure, name: str, folder: Path) -> None:
-    """Writes a picture; a palette of 64 colours keeps it small."""
+    """Writes a picture; a palette keeps it small."""
     path = folder / f"{name}.png"
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=90)
-    Image.open(drawn).convert("RGB").quantize(64).save(path, optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)
     print(f"written: {path} ({path.stat().st_size / 1000:.0f} kB)", flush=True)
 
 
@@ -71,8 +71,13 @@ def write_csv(rows: Sequence[dict[str, Any]], name: str, folder: Path) -> None:
     print(f"written: {path} ({len(rows)} rows)", flush=True)
 
 
-def _text(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float | np.floating) else value
+def say(row: dict[str, Any]) -> None:
+    """Prints a row in one line."""
+    print(", ".join(f"{key} {_text(value, 4)}" for key, value in row.items()), flush=True)
+
+
+def _text(value: Any, digits: int = 6) -> Any:
+    return f"{value:.{digits}g}" if isinstance(value, float | np.floating) else value
 
 
 def curves(

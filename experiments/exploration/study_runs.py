@@ -98,7 +98,7 @@ def train(flags: argparse.Namespace, task: str, algo: str, sets: Sequence[str], 
     command = shlex.join([*words, f"--logdir={folder}"])
     print(command, flush=True)
     with Interrupt() as interrupt:
-        driver.train(config, folder, command, interrupt, say=_quiet)
+        driver.train(config, folder, command, interrupt, say=_quiet, video=False)
     return folder
 
 

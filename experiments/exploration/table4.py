@@ -9,11 +9,10 @@ policy in evaluation; runs that differ in their seed only share a line. Runs nee
 import jax
 import numpy as np
 import study_runs as runs
-from figures import write_csv
+from figures import say, write_csv
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import assessment, evaluation, statistics
-from mjx_qflex.training.page import interval_text
 
 VARIANTS = (("qflex", ()), ("crossq", ()))
 
@@ -61,8 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "return": float(final.value),
             }
         )
-        words = f"total activation {interval_text(estimate)} of {muscles}"
-        print(f"{item.problem}, {item.name}: {words}, return {interval_text(final)}", flush=True)
+        say(rows[-1])
     write_csv(rows, "table4", flags.output)
 
 
