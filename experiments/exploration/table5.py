@@ -7,6 +7,7 @@ preset's options for the task that is named; compile time is a column of its own
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +24,7 @@ from mjx_qflex import config as configs
 from mjx_qflex.training import reporting
 from mjx_qflex.training.page import COLOURS
 from mjx_qflex.training.program import Program
-from mjx_qflex.types import Transition
+from mjx_qflex.types import Algorithm, Transition
 
 COUNTS = (10, 80, 700)
 EXTRA_OBSERVATIONS = 4  # of chain_reach, besides one for each joint
@@ -75,9 +76,11 @@ def measure(name: str, num_actuators: int, worlds: int, batch: int, sets: list[s
         seconds = seconds_per_call(partial(_acted, program, learner, keys[1]), states)
         row[f"act_{what}_ms"] = 1e3 * seconds
         row[f"act_{what}_compile_s"] = program.compile_seconds
-    program = Program(algorithm.update)
-    seconds = seconds_per_call(lambda x: program(x, transitions, keys[2])[0], learner)
-    row |= {"update_ms": 1e3 * seconds, "update_compile_s": program.compile_seconds}
+    row |= {"update_ms": math.nan, "update_compile_s": math.nan}
+    if isinstance(algorithm, Algorithm):  # PPO has no update from a batch of the replay
+        program = Program(algorithm.update)
+        seconds = seconds_per_call(lambda x: program(x, transitions, keys[2])[0], learner)
+        row |= {"update_ms": 1e3 * seconds, "update_compile_s": program.compile_seconds}
     return row | {"worlds": worlds, "batch": batch}
 
 
