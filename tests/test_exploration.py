@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_report
-from runs import TINY
+from tiny_runs import TINY
 
 from mjx_qflex import algos, flow
 from mjx_qflex import config as configs
