@@ -20,7 +20,7 @@ from mjx_qflex.training.loop import make_loop
 from mjx_qflex.types import Algorithm
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "exploration"
-# Those of the session's tiny run, in the form of --set.
+# Those of the shared tiny run, in the form of --set.
 SETS = (
     "loop.num_envs=8", "loop.reset_pool=8",
     *(text for flag, text in itertools.pairwise(TINY) if flag == "--set"),
@@ -36,7 +36,7 @@ def script(monkeypatch):
 
 @pytest.fixture(scope="module")
 def run_folders(trained, tmp_path_factory):
-    """Folders of the session's tiny run on the chain, and of an arm's run that only began."""
+    """Folders of the shared tiny run on the chain, and of an arm's run that only began."""
     arm = tmp_path_factory.mktemp("runs") / "arm"
     test_report.write_run(arm, sets=SETS, task="arm_reach")
     config = configs.load(arm)
@@ -202,3 +202,29 @@ def test_scripts_run_on_tiny_sizes(script, run_folders, tmp_path, monkeypatch, n
 def test_every_script_is_tried():
     scripts = {path.stem for path in FOLDER.glob("*.py")} - {"figures", "study_runs"}
     assert scripts == {*TINY_FLAGS, "figure5", "figure8"}
+
+
+def test_learning_gathers_finished_runs_and_keeps_those_of_before(script, trained, tmp_path):
+    learning, (run, *_) = script("learning"), trained
+    for seed in (0, 1):
+        folder = tmp_path / "runs" / "chain-8" / "qflex" / f"s{seed}"
+        shutil.copytree(run, folder)
+        config = folder / configs.FILE_NAME
+        config.write_text(config.read_text().replace('"seed": 0', f'"seed": {seed}'))
+    begun = tmp_path / "runs" / "chain-8" / "sac" / "s0"
+    shutil.copytree(run, begun)
+    (begun / "evaluation.json").unlink()
+
+    learning.main([f"--logdir={tmp_path / 'runs'}", f"--output={tmp_path}"])
+    rows = table(tmp_path, "learning")
+    assert {(row["task"], row["algorithm"], row["seed"]) for row in rows} == {
+        ("chain-8", "qflex", "0"), ("chain-8", "qflex", "1"),
+    }  # fmt: skip
+    final = comparison.read_run(run).final("return")
+    (result,) = table(tmp_path, "learning_final")
+    assert float(result["return_value"]) == pytest.approx(final, rel=1e-4)
+    assert result["seeds"] == "2"
+
+    shutil.rmtree(tmp_path / "runs" / "chain-8" / "qflex" / "s1")
+    learning.main([f"--logdir={tmp_path / 'runs'}", f"--output={tmp_path}"])
+    assert len(table(tmp_path, "learning")) == len(rows)
