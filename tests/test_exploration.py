@@ -201,7 +201,7 @@ def test_scripts_run_on_tiny_sizes(script, run_folders, tmp_path, monkeypatch, n
 
 def test_every_script_is_tried():
     scripts = {path.stem for path in FOLDER.glob("*.py")} - {"figures", "study_runs"}
-    assert scripts == {*TINY_FLAGS, "figure5", "figure8"}
+    assert scripts == {*TINY_FLAGS, "figure5", "figure8", "learning"}
 
 
 def test_learning_gathers_finished_runs_and_keeps_those_of_before(script, trained, tmp_path):
