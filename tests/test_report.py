@@ -287,6 +287,19 @@ def test_the_page_is_whole_and_needs_nothing_else(tmp_path, x):
     assert any(page.X_AXES[x] in "".join(figure.itertext()) for figure in figures)
 
 
+def test_runs_of_a_sweep_are_told_apart_by_the_folders_above(tmp_path):
+    folders = [
+        write_run(tmp_path / "sweep" / algo / f"s{seed}", algo=algo, seed=seed)
+        for algo in ("sac", "qflex")
+        for seed in (0, 1)
+    ]
+    _, text = make_page(tmp_path, folders)
+    for folder in folders:
+        assert f">{folder.relative_to(tmp_path / 'sweep').as_posix()}<" in text
+    _, text = make_page(tmp_path, folders[:1])
+    assert ">s0<" in text
+
+
 def test_small_videos_are_embedded_and_large_ones_linked(tmp_path, monkeypatch):
     folders = [write_run(tmp_path / "runs" / name, seed) for seed, name in enumerate("ab")]
     (folders[0] / "video.mp4").write_bytes(b"film")

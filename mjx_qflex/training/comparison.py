@@ -6,8 +6,9 @@ Configs are read as plain JSON here, so that runs of other versions can be compa
 import dataclasses
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,16 @@ def _identity(run: Run) -> str:
         return f"folder {run.folder}"
     compared = {key: value for key, value in run.settings.items() if key not in NOT_COMPARED}
     return json.dumps(compared, sort_keys=True)
+
+
+def folder_names(runs: Sequence[Run]) -> dict[Path, str]:
+    """Returns each run's folder as it is called from where all of them lie.
+
+    In the folder of a sweep many runs are called `s0`; only the folders above tell them apart.
+    """
+    folders = {run.folder: run.folder.resolve() for run in runs}
+    top = os.path.commonpath([folder.parent for folder in folders.values()])
+    return {given: folder.relative_to(top).as_posix() for given, folder in folders.items()}
 
 
 def task_name(run: Run) -> str:

@@ -89,6 +89,7 @@ def render(runs: list[Run], groups: list[Group], folder: Path, x: str, statistic
         problems.setdefault(item.problem, []).append(item)
     tasks = dict.fromkeys(comparison.task_name(item.runs[0]) for item in groups)
     title = f"{_count(len(runs), 'run')} of {', '.join(tasks)}"
+    folder_names = comparison.folder_names(runs)
     parts = [
         f"<h1>{_escape(title)}</h1>",
         _explanation(statistic),
@@ -96,8 +97,8 @@ def render(runs: list[Run], groups: list[Group], folder: Path, x: str, statistic
         *(_problem(name, found, colours, x, statistic) for name, found in problems.items()),
         _overall(problems),
         _between_problems(problems),
-        _each_run(groups),
-        _videos(groups, folder),
+        _each_run(groups, folder_names),
+        _videos(groups, folder_names, folder),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
@@ -306,13 +307,13 @@ def _settings_table(table: dict[str, list[Any]], names: list[str]) -> str:
     )
 
 
-def _each_run(groups: list[Group]) -> str:
+def _each_run(groups: list[Group], folder_names: dict[Path, str]) -> str:
     header = (
         "run", "group", "seed", "return", "length, steps", "measured in", "transitions", "device"
     )  # fmt: skip
     rows = (
         (
-            run.name,
+            folder_names[run.folder],
             item.name,
             comparison.ABSENT if run.seed is None else run.seed,
             number(run.final("return")),
@@ -336,10 +337,10 @@ def _source(run: Run) -> str:
     return "the last evaluation" if evaluated else "the last training episodes"
 
 
-def _videos(groups: list[Group], folder: Path) -> str:
+def _videos(groups: list[Group], folder_names: dict[Path, str], folder: Path) -> str:
     figures = [
         f"<figure>{_video(run.video, folder)}<figcaption>{_escape(item.name)}, "
-        f"{_escape(run.name)}</figcaption></figure>"
+        f"{_escape(folder_names[run.folder])}</figcaption></figure>"
         for item in groups
         for run in item.runs
         if run.video is not None
