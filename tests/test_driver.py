@@ -13,6 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import assessment, checkpoint, driver, metrics, run, run_folder
+from mjx_qflex.training import replay as ring
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
 from mjx_qflex.training.loop import make_loop
 
@@ -58,8 +59,9 @@ def copied(finished, tmp_path):
     return folder
 
 
-def train(folder, total_steps, said=None, interrupt=None):
-    config = configs.resolve("chain_reach", total_steps=total_steps, sets=SIZES, device="cpu")
+def train(folder, total_steps, said=None, interrupt=None, sets=()):
+    sets = (*SIZES, *sets)
+    config = configs.resolve("chain_reach", total_steps=total_steps, sets=sets, device="cpu")
     words = [] if said is None else said
     with Interrupt(words.append) as own:
         driver.train(config, folder, "command", interrupt or own, words.append)
@@ -105,6 +107,53 @@ def test_epochs_that_take_too_long_are_shortened_once_and_for_good(tmp_path, mon
     # The same command, which asks for 10 again, goes on with what was found.
     train(tmp_path, 132)
     assert transitions(tmp_path) == [80, *range(84, 133, 4)]
+
+
+def test_a_capacity_by_the_free_memory_is_settled_when_the_run_begins(tmp_path, monkeypatch):
+    def capacity(name):
+        return configs.load(tmp_path / name).loop.replay_capacity
+
+    def run_of(name, total_steps):
+        return train(tmp_path / name, total_steps, sets=["loop.replay_capacity=0"])
+
+    run_of("plenty", 100)
+    assert capacity("plenty") == 100  # no larger than the run
+    monkeypatch.setattr(ring, "free_device_bytes", lambda: 5_000)
+    run_of("little", 80)
+    assert 40 < capacity("little") < 80
+    # The same command goes on with what was chosen, whatever is free by now.
+    run_of("plenty", 140)
+    assert capacity("plenty") == 100
+    assert transitions(tmp_path / "plenty")[-1] >= 140
+    monkeypatch.setattr(ring, "free_device_bytes", lambda: 1_000)
+    with pytest.raises(UserError, match="prefill_transitions|GiB"):
+        run_of("none", 80)
+    assert not (tmp_path / "none").exists()
+
+
+def test_seeds_share_the_free_memory_and_one_capacity(tmp_path, monkeypatch):
+    def capacities(*seeds):
+        return [configs.load(tmp_path / str(seed)).loop.replay_capacity for seed in seeds]
+
+    monkeypatch.setattr(ring, "free_device_bytes", lambda: 15_000)
+    sizes = configs.resolve("chain_reach", sets=(*SIZES, "loop.replay_capacity=0")).loop
+    train_seeds(tmp_path, [0, 1], 400, at_once=2, stop_at="epoch 1 |", loop=sizes)
+    first, second = capacities(0, 1)
+    assert 40 < first == second < 120
+    monkeypatch.setattr(ring, "free_device_bytes", lambda: 2**30)
+    train_seeds(tmp_path, [1, 2], 120, loop=sizes)
+    assert capacities(1, 2) == [first, first]
+
+
+def test_a_replay_that_gives_up_rows_is_spoken_of_once(tmp_path, monkeypatch):
+    """Every step ends an episode, with room for a fifth of the transitions."""
+    env = toy_envs.ActionReward()
+    env.episode_length = 1000
+    algorithm = toy_envs.random_algorithm(env.observation_size, env.action_size)
+    monkeypatch.setattr(driver, "build", lambda config: (env, algorithm))
+    words = train(tmp_path, 400)
+    assert said(words, "holds the newest 80 transitions only") == 1
+    assert {row["replay_transitions"] for row in metrics.read_rows(tmp_path)} == {80.0}
 
 
 def test_a_task_that_cannot_be_drawn_still_has_its_report(finished):

@@ -47,9 +47,11 @@ def trained(loop, epochs, key=KEY):
 
 def written(run):
     """The ring's written rows on the host: transitions `[S, N, ...]` and the mask `[S, N]`."""
-    replay = jax.device_get(run.device.replay)
-    rows = int(replay.filled)
-    return jax.tree.map(lambda x: x[:rows], replay.data), replay.valid[:rows]
+    replay = run.device.replay
+    assert replay.window == replay.held.max()
+    places = jnp.indices((int(replay.window), replay.valid.shape[1]))
+    data = jax.device_get(ring._read(replay, *places))
+    return data, np.asarray(replay.valid[: len(data.reward)])
 
 
 def assert_same(a, b):
@@ -211,12 +213,18 @@ def test_nonfinite_worlds_are_ended_counted_and_never_sampled(breaking):
     counted = sum(int(row["nonfinite_worlds"]) for row in rows)
     in_epochs = valid[-3 * CONFIG.steps_per_epoch :]
     assert counted == (~in_epochs).sum() > 0
-    jax.tree.map(lambda x: np.testing.assert_array_equal(x[~valid], 0), data)
+    for field in (data.action, data.reward, data.discount):
+        np.testing.assert_array_equal(field[~valid], 0)
+    # A broken world's last observation is where the step before it led to.
+    led_to, went_on = data.next_obs[:-1], data.obs[1:]
+    before = ~valid[1:] & valid[:-1] & (led_to[..., 1] != 5) & (data.discount[:-1] > 0)
+    np.testing.assert_array_equal(led_to[before], went_on[before])
+    assert before.any()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(run.device)))
     # The row after a broken one starts a new episode.
     np.testing.assert_array_equal(data.obs[1:][~valid[:-1] & valid[1:]][:, 1], 0)
     batch = ring.sample(run.device.replay, KEY, (10_000,))
-    assert (batch.obs[:, 0] > 0).all()  # filler would be 0
+    assert (batch.next_obs[:, 0] > 0).all()  # filler would be 0
     for row in rows:
         assert all(np.isfinite(value) for value in row.values())
 
@@ -276,7 +284,7 @@ def test_without_updates_or_prefill_it_only_collects():
     loop, _ = build(config)
     run, metrics = loop.epoch(loop.prefill(loop.init(KEY)))
     assert run.updates == 0 and run.learner["updates"] == 0
-    assert run.device.replay.filled == CONFIG.steps_per_epoch
+    assert run.device.replay.window == CONFIG.steps_per_epoch
     assert not any(name.startswith("update/") for name in metrics)
 
 
@@ -287,6 +295,8 @@ def test_without_updates_or_prefill_it_only_collects():
         ("updates_per_step", -1),
         ("prefill_transitions", 9_000),
         ("prefill_actions", "none"),
+        ("replay_capacity", -1),
+        ("replay_obs_dtype", "float16"),
     ],
 )
 def test_impossible_sizes_are_refused(field, value):

@@ -18,7 +18,7 @@ from mjx_qflex.training import checkpoint, reporting, run_folder
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.interrupt import Interrupt
-from mjx_qflex.training.loop import Loop
+from mjx_qflex.training.loop import Loop, LoopConfig, replay_layout
 from mjx_qflex.training.metrics import GIB
 from mjx_qflex.training.on_policy_run import OnPolicyRun
 from mjx_qflex.training.run import Loops, Run, Say
@@ -91,6 +91,7 @@ def train_seeds(
         return
     say(f"building the task {asked.task}")
     env, algorithm = interrupt.attempt(build, asked)
+    members = _settle_capacity(members, env, at_once)
     kind = OnPolicyRun if algos.entry(asked.algo).on_policy else Run
     loops: Loops = functools.cache(functools.partial(kind.make_loop, env, algorithm))
     alone = loops(members[0].config.loop, None)
@@ -105,7 +106,7 @@ def train_seeds(
         if len(folders) > 1:
             say(f"training {_names(group)} in {', '.join(str(one.folder) for one in group)}")
         # Epochs that were too long for one seed are too long for the next.
-        group = [member.with_epochs_of(steps) for member in group]
+        group = [member.with_loop(steps_per_epoch=steps) for member in group]
         steps = _train_group(kind(group, env, algorithm, loops, interrupt, say), command, video)
 
 
@@ -136,6 +137,31 @@ def _unfinished(asked: Config, folder: Path, say: Say) -> Member | None:
         f"{folder / reporting.REPORT_NAME}; a larger --total_steps goes on from there"
     )
     return None
+
+
+def _settle_capacity(
+    members: Sequence[Member], env: TimedTask, at_once: int | None
+) -> list[Member]:
+    """Chooses the capacity of the replay by the free memory, where that was asked for.
+
+    A ring never needs to hold more than the whole run. Seeds that begin beside others which have
+    begun before take their capacity.
+    """
+    config = members[0].config
+    if not isinstance(config.loop, LoopConfig):
+        return list(members)
+    capacity = max(member.config.loop.replay_capacity for member in members)
+    if capacity == 0:
+        sharing = min(at_once or (1 if jax.default_backend() == "cpu" else 2**31), len(members))
+        whole = replace(config.loop, replay_capacity=config.total_steps)
+        free = ring.free_device_bytes()
+        capacity = ring.fitting_capacity(
+            replay_layout(env, whole), None if free is None else free // sharing
+        )
+    return [
+        member if member.config.loop.replay_capacity else member.with_loop(replay_capacity=capacity)
+        for member in members
+    ]
 
 
 def _number_at_once(alone: Loop, number: int, asked: int | None, say: Say) -> int:

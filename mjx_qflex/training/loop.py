@@ -46,7 +46,9 @@ class LoopConfig:
       prefill_transitions: transitions before the first update, rounded up to whole vector steps.
       prefill_actions: what makes them: actions drawn uniformly from [-1, 1], or the untrained
         policy's.
-      replay_capacity: transitions that the ring holds, rounded up to whole vector steps.
+      replay_capacity: transitions that the ring holds, rounded up to whole vector steps; 0 is as
+        many as the free memory suggests, a number that a run settles when it begins.
+      replay_obs_dtype: in which the ring keeps observations; half the memory in bfloat16.
       steps_per_epoch: vector steps of one call of `epoch`.
       reset_pool: reset states made at the start of each epoch, from which ended worlds restart.
       eval_envs: E, episodes of one evaluation.
@@ -58,26 +60,24 @@ class LoopConfig:
     prefill_transitions: int = 30_000
     prefill_actions: PrefillActions = "uniform"
     replay_capacity: int = 1_000_000
+    replay_obs_dtype: ring.ObsDtype = "float32"
     steps_per_epoch: int = 100
     reset_pool: int = 64
     eval_envs: int = 64
 
     def __post_init__(self):
-        for name in ("updates_per_step", "prefill_transitions"):
+        for name in ("updates_per_step", "prefill_transitions", "replay_capacity"):
             if getattr(self, name) < 0:
                 raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 0 or more")
-        positive = (
-            "num_envs", "batch_size", "replay_capacity",
-            "steps_per_epoch", "reset_pool", "eval_envs",
-        )  # fmt: skip
+        positive = ("num_envs", "batch_size", "steps_per_epoch", "reset_pool", "eval_envs")
         for name in positive:
             if getattr(self, name) < 1:
                 raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.prefill_actions not in get_args(PrefillActions):
-            raise unknown_name(
-                "loop.prefill_actions", self.prefill_actions, get_args(PrefillActions)
-            )
-        if self.prefill_transitions > self.replay_capacity:
+        names = {"prefill_actions": PrefillActions, "replay_obs_dtype": ring.ObsDtype}
+        for name, choices in names.items():
+            if getattr(self, name) not in get_args(choices):
+                raise unknown_name(f"loop.{name}", getattr(self, name), get_args(choices))
+        if 0 < self.replay_capacity < self.prefill_transitions:
             raise UserError(
                 f"loop.prefill_transitions={self.prefill_transitions} exceeds "
                 f"loop.replay_capacity={self.replay_capacity}; lower the first or raise the second"
@@ -171,9 +171,7 @@ def make_loop(
     Raises:
       UserError: the replay does not fit on the device.
     """
-    spec = transition_spec(env)
-    replay_bytes = ring.replay_bytes(spec, config.num_envs, config.replay_capacity)
-    replay_bytes *= num_seeds or 1
+    replay_bytes = ring.replay_bytes(replay_layout(env, config)) * (num_seeds or 1)
     ring.check_fits(replay_bytes, ring.free_device_bytes())
 
     options = stepping_options(env)
@@ -234,13 +232,25 @@ def transition_spec(env: Task) -> Transition:
     return jax.eval_shape(example, key_shape())
 
 
+def replay_layout(env: Task, config: LoopConfig) -> ring.Layout:
+    """Returns what decides the shapes of a run's ring; its capacity is settled."""
+    assert config.replay_capacity > 0, "the capacity is settled before the ring is laid out"
+    return ring.Layout(
+        transition_spec(env),
+        config.num_envs,
+        config.replay_capacity,
+        env.episode_length,
+        config.replay_obs_dtype,
+    )
+
+
 def _init(env: Task, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -> DeviceState:
     key, key_learner, key_reset = jax.random.split(key, 3)
     num_envs = config.num_envs
     return DeviceState(
         env_state=worlds.reset(env, jax.random.split(key_reset, num_envs)),
         carry=algorithm.init_carry(num_envs),
-        replay=ring.init(transition_spec(env), num_envs, config.replay_capacity),
+        replay=ring.init(replay_layout(env, config)),
         learner=algorithm.init(key_learner),
         key=key,
         episode_return=jnp.zeros(num_envs),
@@ -277,7 +287,8 @@ def _epoch(
     device, rows = jax.lax.scan(
         lambda device, _: step(device), device, length=config.steps_per_epoch
     )
-    return device, reduce_metrics(rows)
+    complete = device.replay.window * config.num_envs
+    return device, reduce_metrics(rows) | {"replay_transitions": complete}
 
 
 def refresh_pool(env: Task, config: LoopConfig, device: DeviceState) -> tuple[DeviceState, State]:
@@ -343,7 +354,8 @@ def collect(
 
     The ring receives the next observation from before the reset, and discount 0 on termination
     only. A world with a non-finite action, observation, reward or state leaf is ended with reward
-    0, and leaves zeros marked invalid in the ring.
+    0, and leaves zeros marked invalid in the ring; all but what it saw before, to which the step
+    before led.
 
     Args:
       env: one environment; vmapped here.
@@ -360,13 +372,14 @@ def collect(
     next_obs = worlds.observation(outcome.state)
     transition = Transition(obs, action, outcome.state.reward, 1.0 - outcome.terminated, next_obs)
     transition = worlds.select(outcome.bad, jax.tree.map(jnp.zeros_like, transition), transition)
+    transition = transition._replace(obs=jnp.where(jnp.isfinite(obs), obs, 0.0))
     episode_return = device.episode_return + transition.reward
     episode_length = device.episode_length + 1
     metrics = worlds.step_metrics(outcome, episode_return, episode_length)
     device = device.replace(
         env_state=worlds.restart(outcome, pool, key),
         carry=worlds.select(outcome.ended, algorithm.init_carry(num_envs), carry),
-        replay=ring.add(device.replay, transition, ~outcome.bad),
+        replay=ring.add(device.replay, transition, outcome.ended, ~outcome.bad),
         episode_return=jnp.where(outcome.ended, 0.0, episode_return),
         episode_length=jnp.where(outcome.ended, 0, episode_length),
     )

@@ -1,16 +1,29 @@
-"""The replay ring: experience of all environments, in device memory.
+"""The replay ring: experience of all environments, in device memory, each observation once.
 
-The ring has shape `[T, num_envs, ...]`. A vector step fills one row, `[num_envs, ...]`, which is
-one contiguous slab of memory; a donated ring is therefore updated in place for the price of the
-slab. Rows are never rolled, and indices stay pairs `(row, env)`: a flat index of a large ring
-would overflow int32.
+A vector step fills one row of `T`, `[num_envs, ...]`, which is one contiguous slab of memory; a
+donated ring is therefore updated in place for the price of the slab. Rows are never rolled, and
+indices stay pairs `(row, env)`: a flat index of a large ring would overflow int32.
+
+What an action led to is the observation of the next row, unless its episode ended there: that one's
+last observation, from before the reset, is kept apart, among the K that each world has room for.
+Should a world end more often, the oldest rows are given up, all worlds of them, until what is left
+is complete. So a sample is always uniform over the newest rows, terminations and time-outs among
+them in their true proportion, and the true next observation comes with each.
+
+    obs    row 0 .. T-1       what the worlds saw
+           row T              where the newest row led to
+           row T+1 .. T+K     last observations of episodes, of each world those of its own
+
+Every array has the worlds' axis; only the two counters of vector steps are common to all.
 """
 
+import bisect
 import math
 import os
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax
@@ -22,86 +35,175 @@ from mjx_qflex.errors import UserError
 from mjx_qflex.types import Transition
 
 GIB = 2**30
+ObsDtype = Literal["float32", "bfloat16"]
 
 # Rejection rounds before the exact fallback. With a share p of invalid rows a round fails with
 # probability p, so the fallback runs for a share p^8 of the samples: never, unless almost all
 # of the ring is invalid.
 CANDIDATE_ROUNDS = 8
 
+# Ends of episodes that there is room for, as a share of all transitions: a body that falls at once
+# is on the floor after 6 to 8 actions.
+ENDING_SHARE = 1 / 5
+
 # What remains for the programs themselves: environment states, learner, temporaries.
 USABLE_SHARE = 0.9
+
+# Of the free memory, where the capacity is chosen by it: a checkpoint takes a copy of the ring.
+CHOSEN_SHARE = 0.4
+
+# The age of an entry that was never written: older than any row.
+NEVER = 2**31
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What decides the shapes of a ring.
+
+    Attributes:
+      transition: shape and dtype of one environment's transition, fields `[...]`.
+      num_envs: N, the environments that are written side by side.
+      capacity: transitions to hold; rounded up to whole vector steps.
+      episode_length: steps until an episode's time-out; the fewer, the more ends to make room for.
+      obs_dtype: in which observations are stored; samples are float32 again.
+    """
+
+    transition: Transition
+    num_envs: int
+    capacity: int
+    episode_length: int
+    obs_dtype: ObsDtype = "float32"
+
+    @property
+    def rows(self) -> int:
+        """T, the vector steps that hold at least `capacity` transitions."""
+        return num_rows(self.num_envs, self.capacity)
+
+    @property
+    def endings(self) -> int:
+        """K, the last observations that each world has room for: time-outs always fit."""
+        return math.ceil(self.rows * max(ENDING_SHARE, 1 / self.episode_length))
 
 
 class Replay(struct.PyTreeNode):
     """A ring of transitions.
 
     Attributes:
-      data: fields `[T, N, ...]`, each in the dtype it was given in.
+      obs: `[T + 1 + K, N, ...]`, see above, in the dtype of the layout.
+      action, reward, discount: `[T, N, ...]`, each in the dtype it was given in.
       valid: bool `[T, N]`; False for rows not yet written and for the finite filler that stands in
         for a world that went non-finite.
+      ending: int32 `[T, N]`, where among the K the episode's last observation is, -1 where the
+        episode went on.
+      next_ending: int32 `[N]`, where the next one goes.
+      ended_at: uint32 `[K, N]`, the vector step that each of the K is from.
+      held: int32 `[N]`, how many of the newest rows each world has complete, at most T.
       row: int32 `[]`, the row that the next vector step is written to.
-      filled: int32 `[]`, how many rows have been written, at most T.
+      step: uint32 `[]`, vector steps so far, modulo 2^32; differences are all that counts.
     """
 
-    data: Transition
+    obs: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    discount: jax.Array
     valid: jax.Array
+    ending: jax.Array
+    next_ending: jax.Array
+    ended_at: jax.Array
+    held: jax.Array
     row: jax.Array
-    filled: jax.Array
+    step: jax.Array
+
+    @property
+    def window(self) -> jax.Array:
+        """int32 `[]`, how many of the newest rows are complete; samples come from these."""
+        return self.held.min()
 
 
 def num_rows(num_envs: int, capacity: int) -> int:
-    """Returns T, the vector steps that hold at least `capacity` transitions."""
+    """Returns the vector steps that hold at least `capacity` transitions."""
     return math.ceil(capacity / num_envs)
 
 
-def init(spec: Transition, num_envs: int, capacity: int) -> Replay:
-    """Returns an empty ring.
+def init(layout: Layout) -> Replay:
+    """Returns an empty ring."""
+    rows, endings, num_envs = layout.rows, layout.endings, layout.num_envs
+    spec = layout.transition
 
-    Args:
-      spec: the shape and dtype of one environment's transition, fields `[...]`.
-      num_envs: N, the environments that are written side by side.
-      capacity: transitions to hold; rounded up to whole vector steps.
-    """
-    rows = num_rows(num_envs, capacity)
+    def zeros(field: jax.Array) -> jax.Array:
+        return jnp.zeros((rows, num_envs, *field.shape), field.dtype)
+
     return Replay(
-        data=jax.tree.map(lambda x: jnp.zeros((rows, num_envs, *x.shape), x.dtype), spec),
+        obs=jnp.zeros((rows + 1 + endings, num_envs, *spec.obs.shape), layout.obs_dtype),
+        action=zeros(spec.action),
+        reward=zeros(spec.reward),
+        discount=zeros(spec.discount),
         valid=jnp.zeros((rows, num_envs), bool),
+        ending=jnp.full((rows, num_envs), -1, jnp.int32),
+        next_ending=jnp.zeros(num_envs, jnp.int32),
+        ended_at=jnp.full((endings, num_envs), NEVER, jnp.uint32),
+        held=jnp.zeros(num_envs, jnp.int32),
         row=jnp.zeros((), jnp.int32),
-        filled=jnp.zeros((), jnp.int32),
+        step=jnp.zeros((), jnp.uint32),
     )
 
 
-def add(replay: Replay, transition: Transition, valid: jax.Array) -> Replay:
+def add(replay: Replay, transition: Transition, ended: jax.Array, valid: jax.Array) -> Replay:
     """Writes one vector step over the oldest row.
 
     Args:
       replay: the ring; donate it to the enclosing jit, or the whole ring is copied.
-      transition: fields `[N, ...]`, finite also where invalid.
-      valid: bool `[N]`, False where the row is filler.
+      transition: fields `[N, ...]`, finite also where invalid. `obs` is the `next_obs` of the
+        vector step before, in worlds that did not end there; so it is also where invalid.
+      ended: bool `[N]`, where the next vector step does not begin at `next_obs`.
+      valid: bool `[N]`, False where the rest of the transition is filler.
     """
-    rows = replay.valid.shape[0]
-    chex.assert_trees_all_equal_dtypes(replay.data, transition)
+    rows, num_envs = replay.valid.shape
+    chex.assert_shape((ended, valid), (num_envs,))
+    chex.assert_trees_all_equal_dtypes(replay.action, transition.action)
 
-    def write(field, slab):
-        return jax.lax.dynamic_update_slice_in_dim(field, slab[None], replay.row, axis=0)
+    def write(field: jax.Array, slab: jax.Array, row: Any = replay.row) -> jax.Array:
+        slab = slab.astype(field.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(field, slab[None], row, axis=0)
 
+    (endings, _), kept = replay.ended_at.shape, ended & valid
+    worlds = jnp.arange(num_envs)
+    obs = write(replay.obs, transition.obs)
+    obs = write(obs, transition.next_obs, rows)
+    place = jnp.where(kept, rows + 1 + replay.next_ending, obs.shape[0])  # the last is nowhere
+    obs = obs.at[place, worlds].set(
+        transition.next_obs.astype(obs.dtype), mode="drop", unique_indices=True
+    )
+    # What is overwritten completed a row, which goes, and with it all rows before.
+    age = replay.step - replay.ended_at[replay.next_ending, worlds]
+    left = jnp.minimum(age, rows).astype(jnp.int32)
+    held = jnp.minimum(replay.held + 1, rows)
     return Replay(
-        data=jax.tree.map(write, replay.data, transition),
+        obs=obs,
+        action=write(replay.action, transition.action),
+        reward=write(replay.reward, transition.reward),
+        discount=write(replay.discount, transition.discount),
         valid=write(replay.valid, valid),
+        ending=write(replay.ending, jnp.where(kept, replay.next_ending, -1)),
+        next_ending=(replay.next_ending + kept) % endings,
+        ended_at=replay.ended_at.at[place - rows - 1, worlds].set(
+            replay.step, mode="drop", unique_indices=True
+        ),
+        held=jnp.where(kept, jnp.minimum(held, left), held),
         row=(replay.row + 1) % rows,
-        filled=jnp.minimum(replay.filled + 1, rows),
+        step=replay.step + 1,
     )
 
 
 def sample(replay: Replay, key: jax.Array, shape: tuple[int, ...]) -> Transition:
-    """Draws transitions uniformly, with replacement, over the valid ones.
+    """Draws transitions uniformly, with replacement, over the valid ones of the window.
 
-    Each draw makes `CANDIDATE_ROUNDS` uniform candidates among the written rows and takes the first
-    valid one, which is rejection sampling and so uniform over the valid transitions. Where all of a
-    draw's candidates are invalid, a second draw counts the valid transitions and inverts their
-    cumulative count: also uniform, exact, and unable to return an invalid transition while a valid
-    one exists. It reads the whole mask (not the data), and runs only when it is needed. A ring
-    without any valid transition returns its finite filler.
+    Each draw makes `CANDIDATE_ROUNDS` uniform candidates among the window's rows and takes the
+    first valid one, which is rejection sampling and so uniform over the valid transitions. Where
+    all of a draw's candidates are invalid, a second draw counts the valid transitions and inverts
+    their cumulative count: also uniform, exact, and unable to return an invalid transition while a
+    valid one exists. It reads the whole mask (not the data), and runs only when it is needed. A
+    ring without any valid transition returns its finite filler.
 
     Args:
       replay: the ring, with at least one row written.
@@ -109,12 +211,17 @@ def sample(replay: Replay, key: jax.Array, shape: tuple[int, ...]) -> Transition
       shape: leading shape of the batch, such as `(B,)` or `(U, B)`.
 
     Returns:
-      Transitions with fields `[*shape, ...]`.
+      Transitions with fields `[*shape, ...]`, observations as float32.
     """
+    num_rows, num_envs = replay.valid.shape
+    window = replay.window
+    # While nothing was given up, rows are drawn by their place.
+    oldest = jnp.where(window < num_rows, replay.row - window, 0)
     key_row, key_env, key_exact = jax.random.split(key, 3)
     candidates = (CANDIDATE_ROUNDS, *shape)
-    rows = jax.random.randint(key_row, candidates, 0, jnp.maximum(replay.filled, 1))
-    envs = jax.random.randint(key_env, candidates, 0, replay.valid.shape[1])
+    rows = jax.random.randint(key_row, candidates, 0, jnp.maximum(window, 1))
+    rows = (oldest + rows) % num_rows
+    envs = jax.random.randint(key_env, candidates, 0, num_envs)
     is_valid = replay.valid[rows, envs]
     first = jnp.argmax(is_valid, axis=0)[None]
     row = jnp.take_along_axis(rows, first, axis=0)[0]
@@ -122,11 +229,28 @@ def sample(replay: Replay, key: jax.Array, shape: tuple[int, ...]) -> Transition
     found = is_valid.any(axis=0)
 
     def replace_missing(drawn: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        exact = _draw_exactly(replay.valid, key_exact, shape)
+        in_window = (replay.row - 1 - jnp.arange(num_rows)) % num_rows < window
+        exact = _draw_exactly(replay.valid & in_window[:, None], key_exact, shape)
         return jax.tree.map(partial(jnp.where, found), drawn, exact)
 
     row, env = when(~found.all(), replace_missing, (row, env))
-    return jax.tree.map(lambda ring: ring[row, env], replay.data)
+    return _read(replay, row, env)
+
+
+def _read(replay: Replay, row: jax.Array, env: jax.Array) -> Transition:
+    """Returns the transitions at `row` and `env`, `[...]` both."""
+    num_rows = replay.valid.shape[0]
+    ending = replay.ending[row, env]
+    newest = row == (replay.row - 1) % num_rows
+    went_on = jnp.where(newest, num_rows, (row + 1) % num_rows)
+    next_row = jnp.where(ending < 0, went_on, num_rows + 1 + ending)
+    return Transition(
+        obs=replay.obs[row, env].astype(jnp.float32),
+        action=replay.action[row, env],
+        reward=replay.reward[row, env],
+        discount=replay.discount[row, env],
+        next_obs=replay.obs[next_row, env].astype(jnp.float32),
+    )
 
 
 def _draw_exactly(
@@ -143,9 +267,33 @@ def _draw_exactly(
     return row, env
 
 
-def replay_bytes(spec: Transition, num_envs: int, capacity: int) -> int:
-    """Returns the bytes that `init` would allocate for the same arguments; allocates nothing."""
-    return num_bytes(jax.eval_shape(lambda: init(spec, num_envs, capacity)))
+def replay_bytes(layout: Layout) -> int:
+    """Returns the bytes that `init` would allocate; allocates nothing."""
+    return num_bytes(jax.eval_shape(lambda: init(layout)))
+
+
+def fitting_capacity(layout: Layout, free: int | None) -> int:
+    """Returns how many transitions a ring may hold by the memory that is free.
+
+    Args:
+      layout: of the ring; its `capacity`, in whole vector steps, is the most that is returned.
+      free: bytes, of which `CHOSEN_SHARE` may go to the ring.
+
+    Raises:
+      UserError: the device does not tell what is free, or not even one vector step fits.
+    """
+    if free is None:
+        raise UserError(
+            "this device does not tell its free memory; give loop.replay_capacity a number"
+        )
+
+    def needed(rows: int) -> int:
+        return replay_bytes(replace(layout, capacity=rows * layout.num_envs))
+
+    rows = bisect.bisect_right(range(1, layout.rows + 1), CHOSEN_SHARE * free, key=needed)
+    if rows == 0:
+        check_fits(needed(1), int(CHOSEN_SHARE * free))
+    return rows * layout.num_envs
 
 
 def num_bytes(tree: Any) -> int:

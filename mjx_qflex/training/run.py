@@ -17,6 +17,7 @@ from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
 from mjx_qflex.training.loop import Loop, LoopConfig, make_loop
 from mjx_qflex.training.metrics import GIB, duration
+from mjx_qflex.training.replay import num_rows
 from mjx_qflex.training.run_folder import Member
 from mjx_qflex.training.state import RunState, key_shape
 from mjx_qflex.types import Agent, Algorithm
@@ -71,6 +72,7 @@ class Run:
         self.saved_transitions = 0  # of the newest checkpoint
         self.seconds = np.zeros(len(members))  # of training, all processes of each run together
         self.last_save, self.save_seconds, self.last_line = time.monotonic(), 0.0, -np.inf
+        self.noted_small_replay = False
 
     def _make_loop(self) -> Loop:
         return self.loops(self.config.loop, self.num_seeds if self.num_seeds > 1 else None)
@@ -177,7 +179,20 @@ class Run:
             return after, {name: np.atleast_1d(value) for name, value in measured.items()}
 
         self.state, measured = self.interrupt.complete(epoch)
-        return self._rows(state, time.perf_counter() - before, measured)
+        seconds = time.perf_counter() - before
+        self._note_small_replay(int(measured["replay_transitions"].min()))
+        return self._rows(state, seconds, measured)
+
+    def _note_small_replay(self, complete: int) -> None:
+        """Says once that the ring gave up rows, where it has only `complete` transitions."""
+        loop = self.config.loop
+        capacity = num_rows(loop.num_envs, loop.replay_capacity) * loop.num_envs
+        if complete < min(capacity, self.run.transitions) and not self.noted_small_replay:
+            self.noted_small_replay = True
+            self.say(
+                f"so many episodes end that the replay holds the newest {complete:,} transitions "
+                "only (replay_transitions in the metrics); a larger loop.replay_capacity holds more"
+            )
 
     def _rows(
         self, before: RunState, seconds: float, measured: Mapping[str, np.ndarray]
@@ -302,7 +317,7 @@ class Run:
             f"an epoch of {loop.steps_per_epoch} steps takes {duration(seconds)} here; going on "
             f"with loop.steps_per_epoch={steps}"
         )
-        self.members = [member.with_epochs_of(steps) for member in self.members]
+        self.members = [member.with_loop(steps_per_epoch=steps) for member in self.members]
         for member in self.members:
             member.save_config()
         # By way of the checkpoint that the first epoch left: there is room for one replay only.

@@ -31,9 +31,9 @@ class Member:
         newest = checkpoint.newest(self.checkpoints)
         return None if newest is None else checkpoint.read_about(newest).counters["transitions"]
 
-    def with_epochs_of(self, steps: int) -> "Member":
-        """Returns the member with epochs of `steps` vector steps."""
-        loop = replace(self.config.loop, steps_per_epoch=steps)
+    def with_loop(self, **changes: Any) -> "Member":
+        """Returns the member with other sizes of its loop."""
+        loop = replace(self.config.loop, **changes)
         return replace(self, config=replace(self.config, loop=loop))
 
     def save_config(self) -> None:

@@ -1,7 +1,7 @@
 """What a run is on the device, alone or as one of several seeds side by side."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, cast
 
@@ -26,13 +26,14 @@ class DeviceState(struct.PyTreeNode):
     episode_length: jax.Array  # int32 [N]
 
 
+_REPLAY_AXES = dict.fromkeys((field.name for field in fields(ring.Replay)), 0)
 # Where `jax.vmap` finds the seeds of a population's state `[S, ...]`. All seeds write the same row
 # of their rings at the same time, so its number is one for all: a row number of each seed would
 # turn the write in place into a scatter.
 SEED_AXES = cast(Any, DeviceState)(
     env_state=0,
     carry=0,
-    replay=cast(Any, ring.Replay)(data=0, valid=0, row=None, filled=None),
+    replay=cast(Any, ring.Replay)(**_REPLAY_AXES | {"row": None, "step": None}),
     learner=0,
     key=0,
     episode_return=0,
