@@ -42,27 +42,34 @@ def measure_port(body: PortedBody, batch: int, num_steps: int = 200) -> dict[str
     return _time(jax.vmap(advance), (state, keys), body.compiler_options, batch * num_steps)
 
 
-def measure_raw(
-    body: PortedBody, batch: int, reduced: bool, num_steps: int = 20
-) -> dict[str, float]:
-    """The same for `mjx.put_model` of the source model.
+def raw_model(body: PortedBody, reduced: bool) -> Any:
+    """Returns `mjx.put_model` of the source model.
 
     `reduced` gives it the port's contacts and solver steps; else it keeps its own.
     """
     from mujoco import mjx
 
-    model = body.source
+    model = body.source.__copy__()
     model.geom_margin[:] = 0  # mjx refuses margins of planes with meshes
     if reduced:
         parity.keep_contacts(model, body.recipe)
         model.opt.iterations = body.recipe.iterations
         model.opt.ls_iterations = body.recipe.ls_iterations
-    raw = mjx.put_model(model)
+    return mjx.put_model(model)
+
+
+def measure_raw(
+    body: PortedBody, batch: int, reduced: bool, num_steps: int = 20
+) -> dict[str, float]:
+    """The same for `raw_model`."""
+    from mujoco import mjx
+
+    raw = raw_model(body, reduced)
     data = jax.vmap(lambda _: mjx.make_data(raw))(jnp.arange(batch))
 
     def advance(data, key):
         def step(carry, key):
-            return mjx.step(raw, carry.replace(ctrl=jax.random.uniform(key, (model.nu,)))), None
+            return mjx.step(raw, carry.replace(ctrl=jax.random.uniform(key, (body.nu,)))), None
 
         return jax.lax.scan(step, data, jax.random.split(key, num_steps))[0]
 

@@ -288,8 +288,8 @@ def train(
 
 
 @contextlib.contextmanager
-def jax_for_brax(pmap: Callable[..., Any]) -> Iterator[None]:
-    """A context in which brax's PPO, and nobody else, has a `jax` with two functions of its own.
+def jax_for_brax(pmap: Callable[..., Any], module: Any = brax_ppo) -> Iterator[None]:
+    """A context in which brax's `module`, and nobody else, has a `jax` with two own functions.
 
     brax 0.14.2 calls `jax.device_put_replicated`, which jax 0.10 has retired. And its programs take
     the place of `jax.pmap`'s, to be compiled with the task's compiler options, apart from running,
@@ -305,7 +305,6 @@ def jax_for_brax(pmap: Callable[..., Any]) -> Iterator[None]:
 
     stand_in = cast(Any, Jax("jax"))
     stand_in.pmap, stand_in.device_put_replicated = pmap, device_put_replicated
-    module = cast(Any, brax_ppo)
     module.jax = stand_in
     try:
         yield
