@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from tiny_runs import TINY, finish
 
 from mjx_qflex import porting, resources
@@ -33,6 +34,28 @@ def absent_sources_skip():
         if resources.MODELS_VARIABLE in str(error):
             pytest.skip(str(error))
         raise
+
+
+@contextlib.contextmanager
+def jax_for_others(folder):
+    """brax, raw MJX and flashbax rely on rank promotion; tests' programs take longest to compile.
+
+    `folder` keeps what was compiled.
+    """
+    options = {
+        "jax_numpy_rank_promotion": "allow",
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @functools.cache

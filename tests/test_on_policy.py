@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toy_envs
 from brax.training.agents.ppo import train as brax_ppo
-from jax.experimental.compilation_cache import compilation_cache
+from conftest import jax_for_others
 
 from mjx_qflex import algos, evaluate, report, train
 from mjx_qflex import config as configs
@@ -46,21 +46,8 @@ TINY = (
 
 @pytest.fixture(autouse=True, scope="module")
 def as_brax_needs_it(tmp_path_factory):
-    """brax relies on rank promotion. These programs are small: compiling them takes longest."""
-    options = {
-        "jax_numpy_rank_promotion": "allow",
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: jax.config.values[name] for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    with jax_for_others(tmp_path_factory.mktemp("compiled")):
+        yield
 
 
 def compile_now(name, program, *arguments):

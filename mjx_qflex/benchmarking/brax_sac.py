@@ -113,7 +113,7 @@ def train(
             env,
             num_timesteps=(prefill_steps + EPOCHS * config.steps_per_epoch) * config.num_envs,
             episode_length=1,  # of the evaluation
-            wrap_env_fn=wrap,
+            wrap_env_fn=cast(Any, wrap),
             num_envs=config.num_envs,
             num_eval_envs=1,
             learning_rate=options.learning_rate,

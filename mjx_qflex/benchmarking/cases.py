@@ -39,10 +39,12 @@ def check(config: Config) -> None:
     """Refuses what cannot be measured.
 
     Raises:
-      UserError: the algorithm has no replay.
+      UserError: the algorithm has no replay, or is not to learn.
     """
     if algos.entry(config.algo).on_policy:
         raise UserError(f"{config.algo} has no replay; give --algo one that has, such as sac")
+    if config.loop.updates_per_step == 0:
+        raise UserError("loop.updates_per_step is 0; give 1 or more to measure training")
 
 
 @dataclass
@@ -108,8 +110,6 @@ class Case:
 
     def _sizes(self) -> Measured:
         config, loop = self.config, self.config.loop
-        if loop.updates_per_step == 0:
-            raise UserError("loop.updates_per_step is 0; give 1 or more to measure training")
         return {
             "name": f"{config.task} {config.algo} {loop.num_envs}",
             "task": config.task,

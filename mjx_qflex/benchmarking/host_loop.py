@@ -95,7 +95,7 @@ class CWorlds:
         _, acceleration = source_physics.from_source(self.body, qpos, self.acceleration)
         qpos, qvel = source_physics.from_source(self.body, qpos, qvel)
         parts = (x.astype(np.float32) for x in (qpos, qvel, act, self.states[:, 0]))
-        return PhysicsState(*parts), acceleration.astype(np.float32)
+        return PhysicsState(*cast(Any, parts)), acceleration.astype(np.float32)
 
     def close(self) -> None:
         self._pool.close()
@@ -105,7 +105,8 @@ class HostRing:
     """The newest transitions, in host memory."""
 
     def __init__(self, spec: Transition, capacity: int, seed: int):
-        self._fields = Transition(*(np.zeros((capacity, *x.shape), x.dtype) for x in spec))
+        fields: Any = (np.zeros((capacity, *x.shape), x.dtype) for x in spec)
+        self._fields = Transition(*fields)
         self._capacity, self._place, self._filled = capacity, 0, 0
         self._random = np.random.default_rng(seed)
 
@@ -121,7 +122,7 @@ class HostRing:
     def sample(self, shape: tuple[int, ...]) -> Transition:
         """Draws uniformly, with replacement; fields are `[*shape, ...]`."""
         rows = self._random.integers(self._filled, size=shape)
-        return Transition(*(field[rows] for field in self._fields))
+        return jax.tree.map(lambda field: field[rows], self._fields)
 
 
 class _Held(NamedTuple):
@@ -142,7 +143,7 @@ class HostLoop:
         """Compiles, and fills the ring with the prefill's transitions of the initial policy."""
         self.config, self.worlds = config, CWorlds(env, config.num_envs, threads)
         self.ring = HostRing(transition_spec(env), config.replay_capacity, seed)
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.transitions = self.updates = 0
         options = stepping_options(env)
         self._reset = Program(lambda key: _reset(env, config.reset_pool, key), (), options)
@@ -189,10 +190,10 @@ class HostLoop:
             outcome = jax.tree.map(np.asarray, outcome)
         with self._timed("ring write"):
             discount = 1.0 - outcome["terminated"].astype(np.float32)
-            step = Transition(
+            step: Any = (
                 self._obs, action_host, outcome["reward"], discount, outcome["next_obs"]
-            )
-            self.ring.add(step, ~outcome["bad"])
+            )  # fmt: skip
+            self.ring.add(Transition(*step), ~outcome["bad"])
             self._obs = outcome["obs"]
         with self._timed("reset"):
             ended = np.flatnonzero(outcome["ended"])
@@ -228,7 +229,7 @@ class HostLoop:
 def _reset(env: BodyTask, size: int, key: jax.Array) -> tuple[State, tuple[jax.Array, ...]]:
     """Returns the pool `[P, ...]`, and its (qpos, qvel, act) in source coordinates."""
     pool = worlds.reset(env, jax.random.split(key, size))
-    physics = pool.pipeline_state.physics
+    physics = source_physics.physics_of(pool)
     qpos, qvel = jax.vmap(lambda one: source_physics.to_source(env.body, one))(physics)
     return pool, (qpos, qvel, physics.act)
 

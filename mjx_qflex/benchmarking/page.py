@@ -172,10 +172,10 @@ def _comparisons(found: Sequence[dict[str, Any]]) -> list[str]:
 
 def write_csv(results: Results, path: Path) -> None:
     """Writes every measured quantity as a row."""
-    columns = (
+    columns = [
         "kind", "task", "algo", "num_envs", "batch_size", "updates_per_step", "cores", "side",
         "quantity", "median", "low", "high", "repeats",
-    )  # fmt: skip
+    ]  # fmt: skip
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

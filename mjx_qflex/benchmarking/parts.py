@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from brax.envs.base import State
 
+from mjx_qflex.benchmarking import source_physics
 from mjx_qflex.tasks.body_task import BodyTask
 from mjx_qflex.training import worlds
 from mjx_qflex.training.worlds import Task
@@ -34,7 +35,7 @@ def start(env: Task, num_envs: int) -> State:
 
 def physics(env: BodyTask, num_envs: int) -> Part:
     """The physics steps of one action in N worlds, under random excitations."""
-    begin = start(env, num_envs).pipeline_state.physics
+    begin = source_physics.physics_of(start(env, num_envs))
 
     def step(state: Any) -> Any:
         now, begin, key, count = state

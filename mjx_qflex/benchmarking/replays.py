@@ -68,7 +68,7 @@ def flashbax_pairs(
     """
     buffer = import_flashbax().make_flat_buffer(
         max_length=ring.num_rows(num_envs, capacity) * num_envs,
-        min_length=2,
+        min_length=num_envs,
         sample_batch_size=_product(shape),
         add_batch_size=num_envs,
     )

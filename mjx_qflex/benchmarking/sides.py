@@ -24,6 +24,7 @@ from mjx_qflex.training import driver
 from mjx_qflex.training.loop import make_loop, transition_spec
 from mjx_qflex.training.metrics import GIB
 from mjx_qflex.training.program import stepping_options
+from mjx_qflex.types import Algorithm
 
 TRANSITIONS, UPDATES, PHYSICS = "transitions/s", "updates/s", "physics steps/s"
 ADDED, SAMPLED = "added transitions/s", "sampled transitions/s"
@@ -67,6 +68,13 @@ class Spec:
         return replace(config, loop=replace(config.loop, prefill_transitions=prefill))
 
 
+def build(config: Config) -> tuple[Any, Algorithm]:
+    """Builds the environment and the algorithm, one with a replay."""
+    env, algorithm = driver.build(config)
+    assert isinstance(algorithm, Algorithm), "the command has refused others"
+    return env, algorithm
+
+
 def serve(spec: Spec, channel: Channel) -> None:
     """Measures until the comparison ends."""
     machine.restart_peak_memory()
@@ -90,7 +98,7 @@ def _report(channel: Channel, seconds: float, **amounts: float) -> None:
 def ours(spec: Spec, channel: Channel) -> None:
     """Our loop."""
     config = spec.config()
-    env, algorithm = driver.build(config)
+    env, algorithm = build(config)
     loop = make_loop(env, algorithm, config.loop)
     state = [loop.prefill(loop.init(loop.key([0])))]
 
@@ -117,7 +125,7 @@ def brax(spec: Spec, channel: Channel, raw: str | None = None) -> None:
     config = spec.config()
     if config.algo != "sac":
         raise UserError("brax has SAC only; give --algo=sac")
-    env, loop = driver.build(config)[0], config.loop
+    env, loop = build(config)[0], config.loop
     if raw:
         body_env = source_physics.body_task(env, config.task)
         env = source_physics.on_raw_mjx(body_env, reduced=raw == "same")
@@ -139,7 +147,7 @@ def brax(spec: Spec, channel: Channel, raw: str | None = None) -> None:
 def host(spec: Spec, channel: Channel) -> None:
     """C MuJoCo in as many threads as there are cores, replay in host memory."""
     config = spec.config()
-    env, algorithm = driver.build(config)
+    env, algorithm = build(config)
     threads = machine.cores()
     loop = HostLoop(source_physics.body_task(env, config.task), algorithm, config.loop, threads)
 
@@ -171,7 +179,7 @@ def host(spec: Spec, channel: Channel) -> None:
 def physics(spec: Spec, channel: Channel, raw: str | None = None) -> None:
     """The port's physics under random excitations, or raw MJX's."""
     config = spec.config()
-    env = source_physics.body_task(driver.build(config)[0], config.task)
+    env = source_physics.body_task(build(config)[0], config.task)
     if raw:
         env = source_physics.on_raw_mjx(env, reduced=raw == "same")
     part = parts.physics(env, config.loop.num_envs)
@@ -186,10 +194,10 @@ def physics(spec: Spec, channel: Channel, raw: str | None = None) -> None:
 def physics_c(spec: Spec, channel: Channel) -> None:
     """C MuJoCo's `rollout` of the source model, on all cores."""
     config = spec.config()
-    env = source_physics.body_task(driver.build(config)[0], config.task)
+    env = source_physics.body_task(build(config)[0], config.task)
     num_envs, threads = config.loop.num_envs, machine.cores()
     started = CWorlds(env, num_envs, threads)
-    begin = parts.start(env, num_envs).pipeline_state.physics
+    begin = source_physics.physics_of(parts.start(env, num_envs))
     qpos, qvel = jax.vmap(lambda one: source_physics.to_source(env.body, one))(begin)
     home = started.full_states(*(jax.device_get(x) for x in (qpos, qvel, begin.act)))
     ctrl = jax.device_get(jax.random.uniform(jax.random.PRNGKey(1), (8, num_envs, env.body.nu)))
@@ -214,22 +222,33 @@ def physics_c(spec: Spec, channel: Channel) -> None:
 def replay(spec: Spec, channel: Channel, buffer: str) -> None:
     """One of `replays.BUFFERS`, full; draws the batches of a vector step's updates."""
     config = spec.config()
-    loop, transition = config.loop, transition_spec(driver.build(config)[0])
+    loop, transition = config.loop, transition_spec(build(config)[0])
     shape = (loop.updates_per_step, loop.batch_size)
     made = replays.BUFFERS[buffer](transition, loop.num_envs, loop.replay_capacity, shape)
     content = jax.jit(made.init)()
     content = replays.fill(made, content, transition, loop.num_envs, loop.replay_capacity)
     drawing = Repeated(replays.sampling(made), replays.sampling_state(made, content), {})
-    draws = calibrated(drawing.seconds, spec.seconds / 2)
     step = replays.random_step(transition, loop.num_envs, jax.random.PRNGKey(3))
-    state = (jax.tree.map(jnp.copy, drawing.state[0]), jnp.float32(0))
-    writing = Repeated(replays.adding(made, step), state, {})
-    adds = calibrated(writing.seconds, spec.seconds / 2)
+    writing = Repeated(replays.adding(made, step), (drawing.state[0], jnp.float32(0)), {})
+
+    def added(number: int) -> float:
+        """Adds, on the buffer that was drawn from; it is there once."""
+        _, *others = drawing.state
+        writing.state = (drawing.state[0], jnp.float32(0))
+        seconds = writing.seconds(number)
+        drawing.state = (writing.state[0], *others)
+        return seconds
+
+    draws = calibrated(drawing.seconds, spec.seconds / 2)
+    adds = calibrated(added, spec.seconds / 2)
     channel.report(compile_seconds=drawing.compile_seconds + writing.compile_seconds)
+    drawn = loop.updates_per_step * loop.batch_size
     while True:
-        added = adds * loop.num_envs / writing.seconds(adds)
-        drawn = draws * shape[0] * shape[1] / drawing.seconds(draws)
-        _report(channel, 1.0, **{ADDED: added, SAMPLED: drawn})
+        rates = {
+            ADDED: adds * loop.num_envs / added(adds),
+            SAMPLED: draws * drawn / drawing.seconds(draws),
+        }
+        channel.report(rates=rates, peak_memory_gib=machine.peak_memory() / GIB)
 
 
 SIDES: dict[str, Callable[[Spec, Channel], None]] = {

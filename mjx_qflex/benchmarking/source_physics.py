@@ -7,7 +7,7 @@ observation, reward and ending stay the task's own.
 import copy
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from brax.envs.base import State
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.porting import PhysicsState, PortedBody, dynamics, speed
-from mjx_qflex.tasks.body_task import BodyTask
+from mjx_qflex.tasks.body_task import BodyState, BodyTask
 
 # (state, ctrl [nu], physics steps) -> (state, acceleration [nv])
 Advance = Callable[[Any, jax.Array, int], tuple[Any, jax.Array]]
@@ -42,6 +42,11 @@ def with_advance(env: BodyTask, advancing: Advance, **options: Any) -> BodyTask:
     changed = copy.copy(env)
     changed.body = StandIn(**fields, advancing=advancing, **options)
     return changed
+
+
+def physics_of(state: State) -> Any:
+    """Returns the physics in a body task's state."""
+    return cast(BodyState, state.pipeline_state).physics
 
 
 def body_task(env: Any, name: str) -> BodyTask:
@@ -110,20 +115,20 @@ def on_raw_mjx(env: BodyTask, reduced: bool) -> BodyTask:
     template = mjx.make_data(model)
 
     def advance(state: RawState, ctrl: jax.Array, num_steps: int) -> tuple[RawState, jax.Array]:
-        qpos, qvel = to_source(body, PhysicsState(*state[:4]))
-        begin = template.replace(
+        qpos, qvel = to_source(body, PhysicsState(state.qpos, state.qvel, state.act, state.time))
+        data = template.replace(
             qpos=qpos, qvel=qvel, act=state.act, ctrl=ctrl, qacc_warmstart=state.warmstart
         )
-        data = jax.lax.scan(lambda data, _: (mjx.step(model, data), None), begin, length=num_steps)[
-            0
-        ]
+        data = jax.lax.fori_loop(0, num_steps, lambda _, data: mjx.step(model, data), data)
         qpos, qvel = from_source(body, data.qpos, data.qvel)
         _, acceleration = from_source(body, data.qpos, data.qacc)
         time = state.time + num_steps * body.timestep
         return RawState(qpos, qvel, data.act, time, data.qacc_warmstart), acceleration
 
-    warmstart = jnp.zeros(body.source.nv)
-    return with_advance(env, advance, start=lambda state: RawState(*state, warmstart))
+    def begin(state: PhysicsState) -> RawState:
+        return RawState(state.qpos, state.qvel, state.act, state.time, jnp.zeros(body.source.nv))
+
+    return with_advance(env, advance, start=begin)
 
 
 # Physics computed elsewhere.
