@@ -211,6 +211,7 @@ def test_a_side_that_cannot_or_takes_too_long_is_named():
         (["--task=chain_reach", "--seconds=-1"], "--seconds is -1"),
         (["--task=chain_reach", "--num_envs=0"], "--num_envs is 0"),
         (["--task=chain_reach", "--set", "loop.updates_per_step=0"], "updates_per_step is 0"),
+        (["--task=chain_reach", "--set", "loop.replay_capacity=0"], "give a number"),
         (["--task=chain_reach", "--compare", "brox"], "did you mean 'brax'"),
         (["--task=chain_reach", "--compare", "host"], "simulates no body"),
         (["--task=chain_reach", "--compare", "brax"], "brax has no qflex"),

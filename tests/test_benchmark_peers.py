@@ -15,6 +15,7 @@ from mjx_qflex.benchmarking import brax_sac, replays, sides, source_physics
 from mjx_qflex.benchmarking.channel import Ended
 from mjx_qflex.benchmarking.host_loop import CWorlds, HostLoop, HostRing
 from mjx_qflex.benchmarking.sides import Spec
+from mjx_qflex.training import replay as ring
 from mjx_qflex.training.loop import LoopConfig, transition_spec
 from mjx_qflex.types import Transition
 
@@ -179,7 +180,8 @@ def test_buffers_return_what_was_added(name):
     """World w at time t observes (w, t), and goes on to (w, t + 1)."""
     num_envs, rows = 3, 6
     spec = Transition(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2,), (1,), (), (), (2,))))
-    buffer = replays.BUFFERS[name](spec, num_envs, num_envs * rows, (4, 4))
+    layout = ring.Layout(spec, num_envs, num_envs * rows, episode_length=100)
+    buffer = replays.BUFFERS[name](layout, (4, 4))
     content, add = buffer.init(), jax.jit(buffer.add)
     for time in range(10):  # the last six stay
         world = jnp.arange(num_envs, dtype=jnp.float32)
@@ -187,7 +189,7 @@ def test_buffers_return_what_was_added(name):
         step = Transition(
             obs, obs[:, :1], obs[:, 1], jnp.ones(num_envs), obs + jnp.array([[0.0, 1.0]])
         )
-        content = add(content, step)
+        content = add(content, step, jnp.zeros(num_envs, bool))
     sample = jax.jit(buffer.sample)
     draws = [sample(content, key) for key in jax.random.split(jax.random.PRNGKey(0), 20)]
     drawn = jax.tree.map(lambda *x: np.stack(x).ravel(), *draws)
@@ -200,10 +202,10 @@ def test_buffers_return_what_was_added(name):
 
 
 def test_buffers_are_filled_before_they_are_measured():
-    spec = transition_spec(tasks.make("chain_reach"))
-    buffer = replays.ours(spec, 4, 40, (2, 8))
-    content = replays.fill(buffer, buffer.init(), spec, 4, 40)
-    assert bool(content.valid.all())
+    layout = ring.Layout(transition_spec(tasks.make("chain_reach")), 4, 400, episode_length=20)
+    buffer = replays.ours(layout, (2, 8))
+    content = replays.fill(buffer, buffer.init(), layout)
+    assert int(content.window) == 100 and bool(content.valid.all())
 
 
 # The sides.

@@ -25,7 +25,7 @@ from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.tasks.body_task import BodyTask
 from mjx_qflex.training import driver, worlds
-from mjx_qflex.training.loop import Loop, make_loop, transition_spec
+from mjx_qflex.training.loop import Loop, make_loop, replay_layout, transition_spec
 from mjx_qflex.training.metrics import GIB
 from mjx_qflex.training.program import Program, stepping_options
 from mjx_qflex.training.state import RunState
@@ -45,6 +45,8 @@ def check(config: Config) -> None:
         raise UserError(f"{config.algo} has no replay; give --algo one that has, such as sac")
     if config.loop.updates_per_step == 0:
         raise UserError("loop.updates_per_step is 0; give 1 or more to measure training")
+    if config.loop.replay_capacity == 0:
+        raise UserError("loop.replay_capacity=0 is for runs; give a number to measure")
 
 
 @dataclass
@@ -132,9 +134,8 @@ class Case:
         loop = make_loop(self.env, self.algorithm, config)
         loop.programs["epoch"].compile(loop.shapes().device)
         run = loop.init(loop.key([0]))
-        spec, capacity = transition_spec(self.env), config.replay_capacity
-        buffer = replays.ours(spec, config.num_envs, capacity, (1, config.batch_size))
-        full = replays.fill(buffer, run.device.replay, spec, config.num_envs, capacity)
+        layout = replay_layout(self.env, config)
+        full = replays.fill(replays.ours(layout, (1,)), run.device.replay, layout)
         trained = [RunState(run.device.replace(replay=full))]
         times, seconds = [], partial(_seconds_of_epochs, loop, trained)
         number = calibrated(seconds, self.budget.seconds)
@@ -194,14 +195,12 @@ class Case:
 
     def _replay(self, content: Any) -> dict[str, tuple[Spread, float]]:
         """Measures the full ring, which is given away."""
-        loop, spec = self.config.loop, transition_spec(self.env)
-        shape = (loop.updates_per_step, loop.batch_size)
-        buffer = replays.ours(spec, loop.num_envs, loop.replay_capacity, shape)
+        loop, layout = self.config.loop, replay_layout(self.env, self.config.loop)
+        buffer = replays.ours(layout, (loop.updates_per_step, loop.batch_size))
         state = replays.sampling_state(buffer, content)
         drawing = Repeated(replays.sampling(buffer), state, {})
         sample = drawing.measure(self.budget)
-        step = replays.random_step(spec, loop.num_envs, jax.random.PRNGKey(3))
-        writing = Repeated(replays.adding(buffer, step), (drawing.state[0], jnp.float32(0)), {})
+        writing = Repeated(replays.adding(buffer, layout), (drawing.state[0], jnp.int32(0)), {})
         return {
             "sample": (sample, drawing.compile_seconds),
             "ring write": (writing.measure(self.budget), writing.compile_seconds),

@@ -9,14 +9,17 @@ from brax.training import replay_buffers
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import replay as ring
+from mjx_qflex.training.replay import Layout
 from mjx_qflex.types import Transition
+
+EPISODE = 16  # actions, of the episodes that are added
 
 
 class Buffer(NamedTuple):
     """A buffer of transitions of N worlds, for batches of one shape."""
 
     init: Callable[[], Any]
-    add: Callable[[Any, Transition], Any]  # fields [N, ...]
+    add: Callable[[Any, Transition, jax.Array], Any]  # fields [N, ...], and where episodes ended
     sample: Callable[[Any, jax.Array], Any]  # a key -> transitions
 
 
@@ -32,45 +35,41 @@ def random_step(spec: Transition, num_envs: int, key: jax.Array) -> Transition:
     return step._replace(discount=jnp.ones(num_envs))
 
 
-def ours(spec: Transition, num_envs: int, capacity: int, shape: tuple[int, ...]) -> Buffer:
+def ours(layout: Layout, shape: tuple[int, ...]) -> Buffer:
     """The ring of this library; batches are `[*shape, ...]`."""
-    valid = jnp.ones(num_envs, bool)
+    valid = jnp.ones(layout.num_envs, bool)
     return Buffer(
-        init=lambda: ring.init(spec, num_envs, capacity),
-        add=lambda state, step: ring.add(state, step, valid),
+        init=lambda: ring.init(layout),
+        add=lambda state, step, ended: ring.add(state, step, ended, valid),
         sample=lambda state, key: ring.sample(state, key, shape),
     )
 
 
-def flashbax_items(
-    spec: Transition, num_envs: int, capacity: int, shape: tuple[int, ...]
-) -> Buffer:
+def flashbax_items(layout: Layout, shape: tuple[int, ...]) -> Buffer:
     """flashbax's buffer of independent items: whole transitions, next observation included."""
     buffer = import_flashbax().make_item_buffer(
-        max_length=ring.num_rows(num_envs, capacity) * num_envs,
+        max_length=layout.rows * layout.num_envs,
         min_length=1,
         sample_batch_size=_product(shape),
         add_batches=True,
     )
     return Buffer(
-        init=lambda: buffer.init(_example(spec)),
-        add=buffer.add,
+        init=lambda: buffer.init(_example(layout.transition)),
+        add=lambda state, step, _: buffer.add(state, step),
         sample=lambda state, key: buffer.sample(state, key).experience,
     )
 
 
-def flashbax_pairs(
-    spec: Transition, num_envs: int, capacity: int, shape: tuple[int, ...]
-) -> Buffer:
+def flashbax_pairs(layout: Layout, shape: tuple[int, ...]) -> Buffer:
     """flashbax's flat buffer: each observation once, a transition is two neighbours in time.
 
     Where an episode ends it has the first observation of the next one in place of the last.
     """
     buffer = import_flashbax().make_flat_buffer(
-        max_length=ring.num_rows(num_envs, capacity) * num_envs,
-        min_length=num_envs,
+        max_length=layout.rows * layout.num_envs,
+        min_length=layout.num_envs,
         sample_batch_size=_product(shape),
-        add_batch_size=num_envs,
+        add_batch_size=layout.num_envs,
     )
 
     def entry(step: Transition) -> dict[str, jax.Array]:
@@ -83,20 +82,20 @@ def flashbax_pairs(
         return Transition(**pair.first, next_obs=pair.second["obs"])
 
     return Buffer(
-        init=lambda: buffer.init(entry(_example(spec))),
-        add=lambda state, step: buffer.add(state, entry(step)),
+        init=lambda: buffer.init(entry(_example(layout.transition))),
+        add=lambda state, step, _: buffer.add(state, entry(step)),
         sample=sample,
     )
 
 
-def brax_queue(spec: Transition, num_envs: int, capacity: int, shape: tuple[int, ...]) -> Buffer:
+def brax_queue(layout: Layout, shape: tuple[int, ...]) -> Buffer:
     """The buffer of brax's SAC, whose key is its own; full, it moves all of itself at each add."""
     queue = replay_buffers.UniformSamplingQueue(
-        ring.num_rows(num_envs, capacity) * num_envs, _example(spec), _product(shape)
+        layout.rows * layout.num_envs, _example(layout.transition), _product(shape)
     )
     return Buffer(
         init=lambda: queue.init(jax.random.PRNGKey(0)),
-        add=lambda state, step: queue.insert_internal(state, step),
+        add=lambda state, step, _: queue.insert_internal(state, step),
         sample=lambda state, key: queue.sample_internal(state.replace(key=key))[1],
     )
 
@@ -109,31 +108,39 @@ BUFFERS: dict[str, Callable[..., Buffer]] = {
 }
 
 
-def fill(buffer: Buffer, content: Any, spec: Transition, num_envs: int, capacity: int) -> Any:
+def ended(num_envs: int, number: jax.Array) -> jax.Array:
+    """Returns where `[N]` episodes end in vector step `number`: each world's at every 16th."""
+    return (jnp.arange(num_envs) + number) % EPISODE == 0
+
+
+def fill(buffer: Buffer, content: Any, layout: Layout) -> Any:
     """Returns a full buffer of random numbers: what a run samples from after its first hours.
 
     `content` is given away.
     """
 
     def run(content: Any) -> Any:
-        def add(state: Any, key: jax.Array) -> tuple[Any, None]:
-            return buffer.add(state, random_step(spec, num_envs, key)), None
+        def add(state: Any, number: jax.Array) -> tuple[Any, None]:
+            key = jax.random.fold_in(jax.random.PRNGKey(1), number)
+            step = random_step(layout.transition, layout.num_envs, key)
+            return buffer.add(state, step, ended(layout.num_envs, number)), None
 
-        keys = jax.random.split(jax.random.PRNGKey(1), ring.num_rows(num_envs, capacity))
-        return jax.lax.scan(add, content, keys)[0]
+        return jax.lax.scan(add, content, jnp.arange(layout.rows))[0]
 
     return jax.block_until_ready(jax.jit(run, donate_argnums=0)(content))
 
 
-def adding(buffer: Buffer, step: Transition) -> Callable[[Any], Any]:
-    """Returns the step to repeat on (buffer's state, number) that adds `step`, each time another.
+def adding(buffer: Buffer, layout: Layout) -> Callable[[Any], Any]:
+    """Returns the step to repeat on (buffer's state, number) that adds a vector step.
 
     The number goes into the reward, so that no write repeats the one before.
     """
+    step = random_step(layout.transition, layout.num_envs, jax.random.PRNGKey(3))
 
     def add(state: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
         content, number = state
-        return buffer.add(content, step._replace(reward=step.reward + number)), number + 1.0
+        changed = step._replace(reward=step.reward + number)
+        return buffer.add(content, changed, ended(layout.num_envs, number)), number + 1
 
     return add
 

@@ -21,7 +21,7 @@ from mjx_qflex.benchmarking.timing import Repeated, calibrated
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import driver
-from mjx_qflex.training.loop import make_loop, transition_spec
+from mjx_qflex.training.loop import make_loop, replay_layout
 from mjx_qflex.training.metrics import GIB
 from mjx_qflex.training.program import stepping_options
 from mjx_qflex.types import Algorithm
@@ -222,19 +222,16 @@ def physics_c(spec: Spec, channel: Channel) -> None:
 def replay(spec: Spec, channel: Channel, buffer: str) -> None:
     """One of `replays.BUFFERS`, full; draws the batches of a vector step's updates."""
     config = spec.config()
-    loop, transition = config.loop, transition_spec(build(config)[0])
-    shape = (loop.updates_per_step, loop.batch_size)
-    made = replays.BUFFERS[buffer](transition, loop.num_envs, loop.replay_capacity, shape)
-    content = jax.jit(made.init)()
-    content = replays.fill(made, content, transition, loop.num_envs, loop.replay_capacity)
+    loop, layout = config.loop, replay_layout(build(config)[0], config.loop)
+    made = replays.BUFFERS[buffer](layout, (loop.updates_per_step, loop.batch_size))
+    content = replays.fill(made, jax.jit(made.init)(), layout)
     drawing = Repeated(replays.sampling(made), replays.sampling_state(made, content), {})
-    step = replays.random_step(transition, loop.num_envs, jax.random.PRNGKey(3))
-    writing = Repeated(replays.adding(made, step), (drawing.state[0], jnp.float32(0)), {})
+    writing = Repeated(replays.adding(made, layout), (drawing.state[0], jnp.int32(0)), {})
 
     def added(number: int) -> float:
         """Adds, on the buffer that was drawn from; it is there once."""
         _, *others = drawing.state
-        writing.state = (drawing.state[0], jnp.float32(0))
+        writing.state = (drawing.state[0], jnp.int32(0))
         seconds = writing.seconds(number)
         drawing.state = (writing.state[0], *others)
         return seconds
