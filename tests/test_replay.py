@@ -118,11 +118,15 @@ def test_capacity_is_rounded_up_to_whole_vector_steps():
 
 def plain_sample(twice, key, shape):
     """The draw of a ring that holds all its rows and stores everything; rejection only."""
-    key_row, key_env, _ = jax.random.split(key, 3)
-    candidates = (ring.CANDIDATE_ROUNDS, *shape)
+    first, again = jax.random.split(key)
+    again, _ = jax.random.split(again)
     written = min(twice.steps, len(twice.valid))
-    rows = np.asarray(jax.random.randint(key_row, candidates, 0, written))
-    envs = np.asarray(jax.random.randint(key_env, candidates, 0, twice.valid.shape[1]))
+    bits = [
+        np.asarray(jax.random.bits(key, (2, rounds, *shape), jnp.uint32))
+        for key, rounds in ((first, 1), (again, ring.CANDIDATE_ROUNDS))
+    ]
+    rows, envs = np.concatenate(bits, axis=1)
+    rows, envs = rows % written, envs % twice.valid.shape[1]
     valid = twice.valid[rows, envs]
     assert valid.any(axis=0).all()
     pick = partial(np.take_along_axis, indices=valid.argmax(axis=0)[None], axis=0)

@@ -37,9 +37,9 @@ from mjx_qflex.types import Transition
 GIB = 2**30
 ObsDtype = Literal["float32", "bfloat16"]
 
-# Rejection rounds before the exact fallback. With a share p of invalid rows a round fails with
-# probability p, so the fallback runs for a share p^8 of the samples: never, unless almost all
-# of the ring is invalid.
+# Rejection rounds between the first candidate and the exact fallback. With a share p of invalid
+# rows a round fails with probability p, so the fallback runs for a share p^9 of the samples: never,
+# unless almost all of the ring is invalid.
 CANDIDATE_ROUNDS = 8
 
 # Ends of episodes that there is room for, as a share of all transitions: a body that falls at once
@@ -198,12 +198,13 @@ def add(replay: Replay, transition: Transition, ended: jax.Array, valid: jax.Arr
 def sample(replay: Replay, key: jax.Array, shape: tuple[int, ...]) -> Transition:
     """Draws transitions uniformly, with replacement, over the valid ones of the window.
 
-    Each draw makes `CANDIDATE_ROUNDS` uniform candidates among the window's rows and takes the
-    first valid one, which is rejection sampling and so uniform over the valid transitions. Where
-    all of a draw's candidates are invalid, a second draw counts the valid transitions and inverts
-    their cumulative count: also uniform, exact, and unable to return an invalid transition while a
-    valid one exists. It reads the whole mask (not the data), and runs only when it is needed. A
-    ring without any valid transition returns its finite filler.
+    Each draw takes the first valid one of some uniform candidates among the window's rows, which is
+    rejection sampling and so uniform over the valid transitions. Almost always the first candidate
+    is it; `CANDIDATE_ROUNDS` more are made only where one is not, for random numbers are most of
+    what a small batch costs. Where all of a draw's candidates are invalid, another draw counts the
+    valid transitions and inverts their cumulative count: also uniform, exact, and unable to return
+    an invalid transition while a valid one exists. It reads the whole mask (not the data), and runs
+    only when it is needed. A ring without any valid transition returns its finite filler.
 
     Args:
       replay: the ring, with at least one row written.
@@ -213,28 +214,49 @@ def sample(replay: Replay, key: jax.Array, shape: tuple[int, ...]) -> Transition
     Returns:
       Transitions with fields `[*shape, ...]`, observations as float32.
     """
+    key, key_again = jax.random.split(key)
+    drawn = _candidates(replay, key, shape)
+    missing = ~replay.valid[drawn]
+    row, env = when(missing.any(), partial(_draw_again, replay, key_again, missing), drawn)
+    return _read(replay, row, env)
+
+
+def _candidates(
+    replay: Replay, key: jax.Array, shape: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """Draws `(row, env)` uniformly over the window, valid or not.
+
+    By remainders: uniform but for one part in 2^32 over the rows, at half the random numbers of
+    `jax.random.randint`, which draws twice to be closer.
+    """
     num_rows, num_envs = replay.valid.shape
     window = replay.window
     # While nothing was given up, rows are drawn by their place.
     oldest = jnp.where(window < num_rows, replay.row - window, 0)
-    key_row, key_env, key_exact = jax.random.split(key, 3)
-    candidates = (CANDIDATE_ROUNDS, *shape)
-    rows = jax.random.randint(key_row, candidates, 0, jnp.maximum(window, 1))
-    rows = (oldest + rows) % num_rows
-    envs = jax.random.randint(key_env, candidates, 0, num_envs)
+    bits = jax.random.bits(key, (2, *shape), jnp.uint32)
+    row = (bits[0] % jnp.maximum(window, 1).astype(jnp.uint32)).astype(jnp.int32)
+    return (oldest + row) % num_rows, (bits[1] % jnp.uint32(num_envs)).astype(jnp.int32)
+
+
+def _draw_again(
+    replay: Replay, key: jax.Array, missing: jax.Array, drawn: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Replaces the draws that are `missing`, bool `[...]`, by valid ones."""
+    num_rows = replay.valid.shape[0]
+    key, key_exact = jax.random.split(key)
+    rows, envs = _candidates(replay, key, (CANDIDATE_ROUNDS, *missing.shape))
     is_valid = replay.valid[rows, envs]
     first = jnp.argmax(is_valid, axis=0)[None]
-    row = jnp.take_along_axis(rows, first, axis=0)[0]
-    env = jnp.take_along_axis(envs, first, axis=0)[0]
+    again = tuple(jnp.take_along_axis(places, first, axis=0)[0] for places in (rows, envs))
     found = is_valid.any(axis=0)
 
-    def replace_missing(drawn: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        in_window = (replay.row - 1 - jnp.arange(num_rows)) % num_rows < window
-        exact = _draw_exactly(replay.valid & in_window[:, None], key_exact, shape)
+    def replace_missing(drawn: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        in_window = (replay.row - 1 - jnp.arange(num_rows)) % num_rows < replay.window
+        exact = _draw_exactly(replay.valid & in_window[:, None], key_exact, missing.shape)
         return jax.tree.map(partial(jnp.where, found), drawn, exact)
 
-    row, env = when(~found.all(), replace_missing, (row, env))
-    return _read(replay, row, env)
+    again = when((missing & ~found).any(), replace_missing, again)
+    return jax.tree.map(partial(jnp.where, missing), again, drawn)
 
 
 def _read(replay: Replay, row: jax.Array, env: jax.Array) -> Transition:
