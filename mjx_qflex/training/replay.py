@@ -175,7 +175,8 @@ def add(replay: Replay, transition: Transition, ended: jax.Array, valid: jax.Arr
         transition.next_obs.astype(obs.dtype), mode="drop", unique_indices=True
     )
     # What is overwritten completed a row, which goes, and with it all rows before.
-    age = replay.step - replay.ended_at[replay.next_ending, worlds]
+    overwritten = replay.ended_at[replay.next_ending, worlds]
+    age = replay.step - overwritten
     left = jnp.minimum(age, rows).astype(jnp.int32)
     held = jnp.minimum(replay.held + 1, rows)
     return Replay(
@@ -186,8 +187,10 @@ def add(replay: Replay, transition: Transition, ended: jax.Array, valid: jax.Arr
         valid=write(replay.valid, valid),
         ending=write(replay.ending, jnp.where(kept, replay.next_ending, -1)),
         next_ending=(replay.next_ending + kept) % endings,
-        ended_at=replay.ended_at.at[place - rows - 1, worlds].set(
-            replay.step, mode="drop", unique_indices=True
+        # Worlds that go on write back what they read. Were that write left out, XLA could not tell
+        # that it follows the reading, and would copy the whole array.
+        ended_at=replay.ended_at.at[replay.next_ending, worlds].set(
+            jnp.where(kept, replay.step, overwritten), unique_indices=True
         ),
         held=jnp.where(kept, jnp.minimum(held, left), held),
         row=(replay.row + 1) % rows,
