@@ -19,6 +19,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mjx_qflex import parallel
+
 EPSILON = 1e-5  # added to variances, and the least variance of a batch
 DECAY = 0.99  # of the running moments
 R_LIMIT = 3.0  # ratio of batch to running standard deviation that is corrected
@@ -86,20 +88,38 @@ def init_mlp(
     return MLP(tuple(layers), norms), moments
 
 
+def _batch_moments(
+    x: jax.Array, origin: jax.Array, axis_name: str | None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and variance [F] of a batch [B, F] that the devices along `axis_name` share.
+
+    They meet once: the variance between the devices' means follows from squares of offsets from
+    `origin` [F], which must be near the means for no digits to be lost.
+    """
+    mean = jnp.mean(x, axis=0)
+    var = jnp.mean(jnp.square(x - mean[None]), axis=0)
+    if axis_name is None:
+        return mean, var
+    offset = mean - origin
+    offset, square = parallel.mean((offset, var + jnp.square(offset)), axis_name)
+    return origin + offset, square - jnp.square(offset)
+
+
 def batch_renorm(
-    norm: Affine, moments: Moments, x: jax.Array, warmup: int
+    norm: Affine, moments: Moments, x: jax.Array, warmup: int, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array, Moments]:
     """Normalises a batch `x` [B, F] as in training.
 
     The first `warmup` calls are plain batch normalisation; later ones correct the batch's moments
-    towards the running ones, through factors that carry no gradient.
+    towards the running ones, through factors that carry no gradient. With an `axis_name` the batch
+    is that of all devices along it.
 
     Returns:
       The whitened batch z [B, F], gain [F] and shift [F] such that the result is z * gain + shift,
       and the new moments.
     """
-    mean = jnp.mean(x, axis=0)
-    var = jnp.maximum(jnp.mean(jnp.square(x - mean[None]), axis=0), EPSILON)
+    mean, var = _batch_moments(x, moments.mean, axis_name)
+    var = jnp.maximum(var, EPSILON)
     deviation = jnp.sqrt(var + EPSILON)
     running_deviation = jnp.sqrt(moments.var + EPSILON)
     r = jnp.clip(deviation / running_deviation, 1.0 / R_LIMIT, R_LIMIT)
@@ -132,8 +152,12 @@ def apply_train(
     x: jax.Array,
     warmup: int,
     activation: Activation = "relu",
+    axis_name: str | None = None,
 ) -> tuple[jax.Array, tuple[Moments, ...]]:
-    """Maps `x` [B, I] to the output [B, O] with batch moments; returns the new running ones too."""
+    """Maps `x` [B, I] to the output [B, O] with batch moments; returns the new running ones too.
+
+    With an `axis_name` the moments are those of all devices along it.
+    """
     new_moments = []
     for index, layer in enumerate(params.layers):
         if index:
@@ -142,7 +166,9 @@ def apply_train(
             # Gain and shift act on the kernel, not on the batch: the gradient of the first layer
             # then needs no product that goes back to a wide input, and networks that read the same
             # input share its whitening.
-            x, gain, shift, updated = batch_renorm(params.norms[index], moments[index], x, warmup)
+            x, gain, shift, updated = batch_renorm(
+                params.norms[index], moments[index], x, warmup, axis_name
+            )
             layer = _absorb(layer, gain, shift)
             new_moments.append(updated)
         x = x @ layer.kernel + layer.bias[None]

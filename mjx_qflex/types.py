@@ -52,12 +52,16 @@ class Algorithm(NamedTuple):
     * `act(learner, obs [N, O], carry, key, mode) -> (action [N, A], carry)`, `mode` is static
     * `update(learner, batch: Transition [B, ...], key) -> (learner, metrics)`; the metrics are
       scalars under keys that never change
+
+    With an `axis_name`, `update` runs on each device along that axis, on its own part of the batch
+    and with a key of its own; the learner stays the same on all, metrics are of the own part.
     """
 
     init: Callable[[jax.Array], Learner]
     init_carry: Callable[[int], Carry]
     act: Callable[[Learner, jax.Array, Carry, jax.Array, Mode], tuple[jax.Array, Carry]]
     update: Callable[[Learner, Transition, jax.Array], tuple[Learner, Metrics]]
+    axis_name: str | None = None
 
 
 class Agent(NamedTuple):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from brax.envs.base import Env, State
 from flax import struct
 
+from mjx_qflex import parallel
 from mjx_qflex.types import Algorithm
 
 
@@ -172,7 +173,7 @@ class Counter(ToyEnv):
         return value, action[0] + 0.1 * time, (label < self.death_label) & (toy.time >= 2)
 
 
-def random_algorithm(observation_size: int, action_size: int) -> Algorithm:
+def random_algorithm(observation_size: int, action_size: int, axis_name=None) -> Algorithm:
     """An algorithm for tests of the loop: random actions, a learner that sums what it is given.
 
     Its carry counts the steps since the episode began; evaluation acts with the learner's sum.
@@ -195,7 +196,8 @@ def random_algorithm(observation_size: int, action_size: int) -> Algorithm:
 
     def update(learner, batch, key):
         noise = 0.01 * jax.random.normal(key, (observation_size,))
-        weight = 0.9 * learner["weight"] + 0.1 * batch.next_obs.mean(axis=0) + noise
+        given = parallel.mean(0.1 * batch.next_obs.mean(axis=0) + noise, axis_name)
+        weight = 0.9 * learner["weight"] + given
         learner = {
             "weight": weight,
             "target": learner["weight"],
@@ -203,4 +205,4 @@ def random_algorithm(observation_size: int, action_size: int) -> Algorithm:
         }
         return learner, {"batch_reward": batch.reward.mean(), "updates": learner["updates"]}
 
-    return Algorithm(init, init_carry, act, update)
+    return Algorithm(init, init_carry, act, update, axis_name)

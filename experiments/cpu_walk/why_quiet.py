@@ -14,10 +14,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from mjx_qflex import config, networks, tasks
-from mjx_qflex.algos import qflex
+from mjx_qflex.algos import common, qflex
 from mjx_qflex.training import loop as training
 from mjx_qflex.training import replay
 
@@ -122,7 +121,7 @@ def make_algorithm(env, settings):
 
 
 def train_critics(settings, batch_size, learner, ring, key, updates=250):
-    optimizer = optax.adam(settings.learning_rate, b1=settings.beta1)
+    optimizer = common.adam(settings.learning_rate, b1=settings.beta1)
 
     def update(learner, key):
         sample_key, noise_key = jax.random.split(key)

@@ -21,7 +21,8 @@ class AlgoEntry(NamedTuple):
 
     config_class: type
     presets: Mapping[str, Any]  # instances of config_class; "default" is among them
-    make: Callable[[Any, int, int], Agent | Algorithm]
+    # (config, O, A) -> algorithm; one with a replay also takes the `axis_name` of several devices
+    make: Callable[..., Agent | Algorithm]
     # (config, learner, obs [N, O]) -> parts; None where the policy is no flow and no Gaussian, or
     # where no critic judges actions
     policy_parts: Callable[[Any, Any, jax.Array], PolicyParts] | None = None
@@ -52,13 +53,27 @@ def entry(name: str) -> AlgoEntry:
     return ALGOS[name]
 
 
-def make(name: str, config: Any, observation_size: int, action_size: int) -> Agent | Algorithm:
+def make(
+    name: str,
+    config: Any,
+    observation_size: int,
+    action_size: int,
+    axis_name: str | None = None,
+) -> Agent | Algorithm:
     """Builds the algorithm called `name` from an instance of its config class.
 
+    With an `axis_name` its updates run on all devices along that axis of a mesh.
+
     Raises:
-      UserError: no algorithm has that name, or it refuses an option's value.
+      UserError: no algorithm has that name, it refuses an option's value, or it is on-policy and
+        asked to run on several devices.
     """
-    return entry(name).make(config, observation_size, action_size)
+    known = entry(name)
+    if not known.on_policy:
+        return known.make(config, observation_size, action_size, axis_name)
+    if axis_name is not None:
+        raise UserError(f"{name} trains on one device; add --devices=1")
+    return known.make(config, observation_size, action_size)
 
 
 def policy_parts(name: str, config: Any) -> Callable[[Learner, jax.Array], PolicyParts]:

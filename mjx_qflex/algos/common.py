@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mjx_qflex import networks
+from mjx_qflex import networks, parallel
 from mjx_qflex.conditional import when
 from mjx_qflex.errors import UserError
 from mjx_qflex.networks import MLP, Activation, Folded, Moments
@@ -67,11 +67,46 @@ def check_options(algorithm: str, config: Any, positive: Iterable[str]) -> None:
             raise UserError(f"{algorithm} has {name}={value}; give a number from 0 to 1")
 
 
+# Optimisers.
+
+
+class Optimizer(NamedTuple):
+    """An optimiser of what all devices hold alike, while each sees its own part of the batch.
+
+    It has optax's `init` and `update`, which takes a device's own gradient and steps along the mean
+    over all devices; with `axis_name` None there is but one.
+    """
+
+    init: Callable[[Any], optax.OptState]
+    update: Callable[..., tuple[Any, optax.OptState]]  # (gradient, state, params) -> (step, state)
+    axis_name: str | None = None
+
+    def mean(self, tree: Tree) -> Tree:
+        """Returns the mean of `tree` over the devices."""
+        return parallel.mean(tree, self.axis_name)
+
+    def share(self, number: int) -> int:
+        """Returns how many of `number` samples fall to each device."""
+        return parallel.share(number, self.axis_name)
+
+
+def adam(
+    learning_rate: optax.ScalarOrSchedule, axis_name: str | None = None, b1: float = 0.9
+) -> Optimizer:
+    """Returns Adam, with decay `b1` of the mean gradient."""
+    inner = optax.adam(learning_rate, b1=b1)
+
+    def update(gradient: Any, state: optax.OptState, params: Any = None):
+        return inner.update(parallel.mean(gradient, axis_name), state, params)
+
+    return Optimizer(inner.init, update, axis_name)
+
+
 # Networks.
 
 
 def init_network(
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     key: jax.Array,
     sizes: Sequence[int],
     batch_norm: bool = False,
@@ -82,7 +117,7 @@ def init_network(
 
 
 def descend(
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     network: Network,
     gradient: Any,
     moments: tuple[Moments, ...] = (),
@@ -118,7 +153,7 @@ def every(period: int, count: jax.Array, advance: Callable[[Tree], Tree], tree: 
 
 
 def init_critics(
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     key: jax.Array,
     sizes: Sequence[int],
     batch_norm: bool = False,
@@ -153,7 +188,7 @@ def min_value(critics: Sequence[Folded], activation: Activation = "relu") -> Cal
 
 
 def td_step(
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     critics: tuple[Network, ...],
     batch: Transition,
     target: jax.Array,
@@ -252,7 +287,7 @@ class TanhGaussian(NamedTuple):
 
 
 def climb(
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     policy: Network,
     head: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
     value: Callable[[jax.Array], jax.Array],
@@ -274,11 +309,14 @@ def climb(
       warmup: of its batch renormalisation.
 
     Returns:
-      The policy, its loss [], and the entropy [] per actuator in nats that it had before.
+      The policy, and of this device's observations its loss [] and the entropy [] per actuator in
+      nats that it had before.
     """
 
     def loss(params: MLP):
-        output, moments = networks.apply_train(params, policy.moments, obs, warmup, activation)
+        output, moments = networks.apply_train(
+            params, policy.moments, obs, warmup, activation, optimizer.axis_name
+        )
         action, log_prob = head(output)
         entropy = -jnp.mean(log_prob) / action.shape[-1]
         return jnp.mean(alpha * log_prob - value(action)), (moments, entropy)
@@ -337,14 +375,14 @@ def highest(actions: jax.Array, value: Callable[[jax.Array], jax.Array]) -> jax.
 # Temperature.
 
 
-def init_temperature(optimizer: optax.GradientTransformation, alpha: float) -> Temperature:
+def init_temperature(optimizer: Optimizer, alpha: float) -> Temperature:
     """Returns a temperature that starts at `alpha`."""
     log_alpha = jnp.asarray(math.log(alpha), jnp.float32)
     return Temperature(log_alpha, optimizer.init(log_alpha))
 
 
 def adapt_temperature(
-    optimizer: optax.GradientTransformation, temperature: Temperature, excess: jax.Array
+    optimizer: Optimizer, temperature: Temperature, excess: jax.Array
 ) -> Temperature:
     """Lowers the temperature where the entropy exceeds its target by `excess` [], else raises it.
 

@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mjx_qflex import networks
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Network, TanhGaussian, Temperature
+from mjx_qflex.algos.common import Network, Optimizer, TanhGaussian, Temperature
 from mjx_qflex.networks import MLP
 from mjx_qflex.types import Algorithm, Metrics, Mode, PolicyParts, Transition
 
@@ -76,8 +75,10 @@ class Actor(NamedTuple):
     entropy: jax.Array  # [] nats per actuator
 
 
-def make(config: CrossqConfig, observation_size: int, action_size: int) -> Algorithm:
-    """Builds CrossQ for observations [O] and actions [A] in [-1, 1].
+def make(
+    config: CrossqConfig, observation_size: int, action_size: int, axis_name: str | None = None
+) -> Algorithm:
+    """Builds CrossQ for observations [O] and actions [A] in [-1, 1], over `axis_name`'s devices.
 
     Raises:
       UserError: an option's value is refused.
@@ -85,7 +86,7 @@ def make(config: CrossqConfig, observation_size: int, action_size: int) -> Algor
     positive = ("width", "depth", "learning_rate", "policy_delay", "initial_alpha")
     positive += ("critic_width", "reward_scale")
     common.check_options("crossq", config, positive)
-    optimizer = optax.adam(config.learning_rate, b1=config.beta1)
+    optimizer = common.adam(config.learning_rate, axis_name, config.beta1)
 
     def init(key: jax.Array) -> CrossqLearner:
         critic_key, policy_key = jax.random.split(key)
@@ -110,7 +111,7 @@ def make(config: CrossqConfig, observation_size: int, action_size: int) -> Algor
     def update(learner: CrossqLearner, batch: Transition, key: jax.Array):
         return _update(config, optimizer, learner, batch, key)
 
-    return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
+    return Algorithm(init, lambda num_envs: (), act, update, axis_name)
 
 
 def policy_parts(config: CrossqConfig, learner: CrossqLearner, obs: jax.Array) -> PolicyParts:
@@ -120,7 +121,7 @@ def policy_parts(config: CrossqConfig, learner: CrossqLearner, obs: jax.Array) -
 
 
 def update_critics(
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     critics: tuple[Network, ...],
     batch: Transition,
     next_action: jax.Array,
@@ -151,7 +152,9 @@ def update_critics(
 
     def loss(params: tuple[MLP, ...]):
         outputs = [
-            networks.apply_train(param, critic.moments, inputs, warmup)
+            networks.apply_train(
+                param, critic.moments, inputs, warmup, axis_name=optimizer.axis_name
+            )
             for param, critic in zip(params, critics, strict=True)
         ]
         values, next_values = jnp.split(jnp.stack([value[:, 0] for value, _ in outputs]), 2, axis=1)
@@ -219,4 +222,4 @@ def _update_actor(config: CrossqConfig, optimizer, actor: Actor, guides, obs, ke
     )
     excess = (entropy - config.target_entropy) * action_size
     temperature = common.adapt_temperature(optimizer, actor.temperature, excess)
-    return Actor(policy, temperature, loss, entropy)
+    return Actor(policy, temperature, *optimizer.mean((loss, entropy)))

@@ -12,11 +12,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mjx_qflex import diffusion, networks
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Network, Temperature
+from mjx_qflex.algos.common import Network, Optimizer, Temperature
 from mjx_qflex.diffusion import NoiseNet, Schedule
 from mjx_qflex.networks import MLP, Activation, Folded
 from mjx_qflex.types import Algorithm, Metrics, Mode, Transition
@@ -101,8 +100,10 @@ class Regulator(NamedTuple):
     entropy: jax.Array  # [] nats per actuator, as last estimated
 
 
-def make(config: DacerConfig, observation_size: int, action_size: int) -> Algorithm:
-    """Builds DACER for observations [O] and actions [A] in [-1, 1].
+def make(
+    config: DacerConfig, observation_size: int, action_size: int, axis_name: str | None = None
+) -> Algorithm:
+    """Builds DACER for observations [O] and actions [A] in [-1, 1], over `axis_name`'s devices.
 
     Raises:
       UserError: an option's value is refused.
@@ -115,8 +116,8 @@ def make(config: DacerConfig, observation_size: int, action_size: int) -> Algori
         schedule = diffusion.linear_schedule(config.diffusion_steps, config.schedule_scale)
     else:
         schedule = diffusion.variance_preserving_schedule(config.diffusion_steps)
-    optimizer = optax.adam(config.learning_rate)
-    alpha_optimizer = optax.adam(config.alpha_learning_rate)
+    optimizer = common.adam(config.learning_rate, axis_name)
+    alpha_optimizer = common.adam(config.alpha_learning_rate, axis_name)
 
     def init(key: jax.Array) -> DacerLearner:
         critic_key, policy_key = jax.random.split(key)
@@ -144,7 +145,7 @@ def make(config: DacerConfig, observation_size: int, action_size: int) -> Algori
     def update(learner: DacerLearner, batch: Transition, key: jax.Array):
         return _update(config, schedule, optimizer, alpha_optimizer, learner, batch, key)
 
-    return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
+    return Algorithm(init, lambda num_envs: (), act, update, axis_name)
 
 
 def _sample(config: DacerConfig, schedule: Schedule, net: NoiseNet, alpha, obs, key, draw):
@@ -165,8 +166,8 @@ def _returns(critic: Folded, action, activation: Activation) -> tuple[jax.Array,
 def _update(
     config: DacerConfig,
     schedule: Schedule,
-    optimizer: optax.GradientTransformation,
-    alpha_optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
+    alpha_optimizer: Optimizer,
     learner: DacerLearner,
     batch: Transition,
     key: jax.Array,
@@ -199,12 +200,13 @@ def _update(
         return Actor(
             policy=common.descend(optimizer, actor.policy, gradient),
             targets=common.averaged(config.tau, params, actor.targets),
-            loss=value,
+            loss=optimizer.mean(value),
         )
 
     def regulate(regulator: Regulator) -> Regulator:
-        entropy = _policy_entropy(
-            config, schedule, learner.actor.policy.params, alpha, batch.obs, entropy_key
+        obs = batch.obs[: alpha_optimizer.share(config.entropy_states)]
+        entropy = alpha_optimizer.mean(
+            _policy_entropy(config, schedule, learner.actor.policy.params, alpha, obs, entropy_key)
         )
         excess = entropy - config.target_entropy * batch.action.shape[-1]
         temperature = common.adapt_temperature(alpha_optimizer, regulator.temperature, excess)
@@ -242,7 +244,7 @@ def _update_critics(config: DacerConfig, optimizer, learner: DacerLearner, batch
     def loss(params: MLP, spread: jax.Array):
         (critic,) = common.at((params,), batch.obs)
         mean, deviation = _returns(critic, batch.action, config.activation)
-        fresh = stop(jnp.mean(deviation))
+        fresh = stop(optimizer.mean(jnp.mean(deviation)))
         spread = jnp.where(
             learner.count == 0, fresh, config.tau * fresh + (1.0 - config.tau) * spread
         )
@@ -269,8 +271,7 @@ def _update_critics(config: DacerConfig, optimizer, learner: DacerLearner, batch
 
 
 def _policy_entropy(config: DacerConfig, schedule: Schedule, net: NoiseNet, alpha, obs, key):
-    """Estimates the policy's entropy [] in nats, as a mean over some observations [B, O]."""
-    obs = obs[: config.entropy_states]
+    """Estimates the policy's entropy [] in nats, as a mean over observations [B, O]."""
     shape = (config.entropy_samples, net.body.layers[-1].bias.size)
 
     def at_state(inputs):

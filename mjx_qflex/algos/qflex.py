@@ -14,11 +14,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mjx_qflex import flow, networks
 from mjx_qflex.algos import common, crossq
-from mjx_qflex.algos.common import Network, Temperature, descend, folded
+from mjx_qflex.algos.common import Network, Optimizer, Temperature, descend, folded
 from mjx_qflex.errors import UserError
 from mjx_qflex.networks import MLP, Folded, Linear
 from mjx_qflex.types import Algorithm, Metrics, Mode, PolicyParts, Transition
@@ -109,14 +108,15 @@ class QflexLearner(NamedTuple):
 
 
 class Optimizers(NamedTuple):
-    general: optax.GradientTransformation
-    source: optax.GradientTransformation  # of the source policy's network
+    general: Optimizer
+    source: Optimizer  # of the source policy's network
 
 
 def make(
     config: QflexConfig,
     observation_size: int,
     action_size: int,
+    axis_name: str | None = None,
     metric: jax.Array | None = None,
 ) -> Algorithm:
     """Builds Qflex for observations [O] and actions [A] in [-1, 1].
@@ -125,6 +125,7 @@ def make(
       config: options.
       observation_size: O.
       action_size: A.
+      axis_name: of the devices that share each batch; None is one device.
       metric: M of Eq. 11, which turns the critic's gradient: its diagonal [A], or in full [A, A];
         None is the identity.
 
@@ -142,9 +143,10 @@ def make(
             f"({action_size}, {action_size})"
         )
     rate, source_rate = config.learning_rate, config.source_learning_rate
+    source_rate = rate if source_rate is None else source_rate
     optimizers = Optimizers(
-        general=optax.adam(rate, b1=config.beta1),
-        source=optax.adam(rate if source_rate is None else source_rate, b1=config.beta1),
+        general=common.adam(rate, axis_name, config.beta1),
+        source=common.adam(source_rate, axis_name, config.beta1),
     )
 
     def init(key: jax.Array) -> QflexLearner:
@@ -156,7 +158,7 @@ def make(
     def update(learner: QflexLearner, batch: Transition, key: jax.Array):
         return _update(config, optimizers, metric, learner, batch, key)
 
-    return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
+    return Algorithm(init, lambda num_envs: (), act, update, axis_name)
 
 
 def _init(config, optimizers: Optimizers, observation_size, action_size, key) -> QflexLearner:
@@ -293,7 +295,8 @@ def _update(config, optimizers: Optimizers, metric, learner: QflexLearner, batch
         time,
     )
     learner = QflexLearner(critics, source, velocity, temperature)
-    judged = _judge_flow(config, learner, guides, batch.obs, noise)
+    states = optimizers.general.share(SUPERIORITY_STATES)
+    judged = _judge_flow(config, learner, guides, batch.obs[:states], noise[:states])
     return learner, {**metrics, **flow_metrics, **judged}
 
 
@@ -320,7 +323,11 @@ def _update_source(config, optimizers: Optimizers, learner: QflexLearner, guides
 
     def loss(params: MLP):
         output, moments = networks.apply_train(
-            params, learner.source.moments, obs, config.renorm_warmup
+            params,
+            learner.source.moments,
+            obs,
+            config.renorm_warmup,
+            axis_name=optimizers.source.axis_name,
         )
         mean, log_std = gaussian(output)
         action, log_prob = squash(config, mean, log_std, noise)
@@ -362,7 +369,13 @@ def _update_velocity(
     def loss(params: MLP):
         def slope(action, time):
             inputs = jnp.concatenate([obs, action, time], axis=-1)
-            return networks.apply_train(params, velocity.moments, inputs, config.renorm_warmup)
+            return networks.apply_train(
+                params,
+                velocity.moments,
+                inputs,
+                config.renorm_warmup,
+                axis_name=optimizer.axis_name,
+            )
 
         return flow.flow_matching_loss(slope, start, end, time)
 
@@ -377,7 +390,6 @@ def _update_velocity(
 
 def _judge_flow(config, learner: QflexLearner, guides, obs, noise) -> Metrics:
     """Compares the flow's actions with those of the source that they start from (Eq. 18)."""
-    obs, noise = obs[:SUPERIORITY_STATES], noise[:SUPERIORITY_STATES]
     start, _ = sample_source(config, folded(learner.source), obs, noise)
     action = sample_flow(config, learner.velocity, obs, start)
     critics = tuple(networks.bind(guide, obs) for guide in guides)

@@ -84,7 +84,7 @@ def guide(
         learner, metrics = algorithm.update(guided.learner, batch, key)
         return guided._replace(learner=learner), metrics
 
-    return Algorithm(init=init, init_carry=algorithm.init_carry, act=act, update=update)
+    return algorithm._replace(init=init, act=act, update=update)
 
 
 def best_action(config: QgfConfig, parts: PolicyParts, weight: jax.Array) -> jax.Array:

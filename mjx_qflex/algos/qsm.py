@@ -16,7 +16,7 @@ import optax
 
 from mjx_qflex import diffusion, networks
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Network
+from mjx_qflex.algos.common import Network, Optimizer
 from mjx_qflex.diffusion import NoiseNet
 from mjx_qflex.networks import MLP, Activation, Folded
 from mjx_qflex.types import Algorithm, Mode, Transition
@@ -73,12 +73,14 @@ class QsmLearner(NamedTuple):
 
 
 class Optimizers(NamedTuple):
-    critic: optax.GradientTransformation
-    policy: optax.GradientTransformation
+    critic: Optimizer
+    policy: Optimizer
 
 
-def make(config: QsmConfig, observation_size: int, action_size: int) -> Algorithm:
-    """Builds QSM for observations [O] and actions [A] in [-1, 1].
+def make(
+    config: QsmConfig, observation_size: int, action_size: int, axis_name: str | None = None
+) -> Algorithm:
+    """Builds QSM for observations [O] and actions [A] in [-1, 1], over `axis_name`'s devices.
 
     Raises:
       UserError: an option's value is refused.
@@ -89,7 +91,9 @@ def make(config: QsmConfig, observation_size: int, action_size: int) -> Algorith
     rate = config.learning_rate
     if config.decay_updates is not None:
         rate = optax.cosine_decay_schedule(rate, config.decay_updates)
-    optimizers = Optimizers(optax.adam(config.learning_rate), optax.adam(rate))
+    optimizers = Optimizers(
+        common.adam(config.learning_rate, axis_name), common.adam(rate, axis_name)
+    )
 
     def init(key: jax.Array) -> QsmLearner:
         return _init(config, optimizers, observation_size, action_size, key)
@@ -104,7 +108,7 @@ def make(config: QsmConfig, observation_size: int, action_size: int) -> Algorith
     def update(learner: QsmLearner, batch: Transition, key: jax.Array):
         return _update(config, optimizers, learner, batch, key)
 
-    return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
+    return Algorithm(init, lambda num_envs: (), act, update, axis_name)
 
 
 def _init(config: QsmConfig, optimizers: Optimizers, observation_size, action_size, key):

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mjx_qflex.algos import common
 from mjx_qflex.algos.common import Network, TanhGaussian, Temperature
@@ -59,15 +58,17 @@ class SacLearner(NamedTuple):
     temperature: Temperature
 
 
-def make(config: SacConfig, observation_size: int, action_size: int) -> Algorithm:
-    """Builds SAC for observations [O] and actions [A] in [-1, 1].
+def make(
+    config: SacConfig, observation_size: int, action_size: int, axis_name: str | None = None
+) -> Algorithm:
+    """Builds SAC for observations [O] and actions [A] in [-1, 1], over `axis_name`'s devices.
 
     Raises:
       UserError: an option's value is refused.
     """
     positive = ("width", "depth", "learning_rate", "initial_alpha", "reward_scale")
     common.check_options("sac", config, positive)
-    optimizer = optax.adam(config.learning_rate)
+    optimizer = common.adam(config.learning_rate, axis_name)
     hidden = (config.width,) * config.depth
 
     def init(key: jax.Array) -> SacLearner:
@@ -88,7 +89,7 @@ def make(config: SacConfig, observation_size: int, action_size: int) -> Algorith
     def update(learner: SacLearner, batch: Transition, key: jax.Array):
         return _update(config, optimizer, learner, batch, key)
 
-    return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
+    return Algorithm(init, lambda num_envs: (), act, update, axis_name)
 
 
 def policy_parts(config: SacConfig, learner: SacLearner, obs: jax.Array) -> PolicyParts:

@@ -16,7 +16,7 @@ import optax
 
 from mjx_qflex import diffusion
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Network, Temperature
+from mjx_qflex.algos.common import Network, Optimizer, Temperature
 from mjx_qflex.diffusion import NoiseNet, Schedule
 from mjx_qflex.networks import MLP, Activation
 from mjx_qflex.types import Algorithm, Mode, Transition
@@ -77,13 +77,15 @@ class Actor(NamedTuple):
 
 
 class Optimizers(NamedTuple):
-    critic: optax.GradientTransformation
-    policy: optax.GradientTransformation
-    temperature: optax.GradientTransformation
+    critic: Optimizer
+    policy: Optimizer
+    temperature: Optimizer
 
 
-def make(config: SdacConfig, observation_size: int, action_size: int) -> Algorithm:
-    """Builds SDAC for observations [O] and actions [A] in [-1, 1].
+def make(
+    config: SdacConfig, observation_size: int, action_size: int, axis_name: str | None = None
+) -> Algorithm:
+    """Builds SDAC for observations [O] and actions [A] in [-1, 1], over `axis_name`'s devices.
 
     Raises:
       UserError: an option's value is refused.
@@ -97,9 +99,9 @@ def make(config: SdacConfig, observation_size: int, action_size: int) -> Algorit
         config.learning_rate, config.final_learning_rate, config.decay_updates, config.decay_begin
     )
     optimizers = Optimizers(
-        critic=optax.adam(config.learning_rate),
-        policy=optax.adam(falling),
-        temperature=optax.adam(config.alpha_learning_rate),
+        critic=common.adam(config.learning_rate, axis_name),
+        policy=common.adam(falling, axis_name),
+        temperature=common.adam(config.alpha_learning_rate, axis_name),
     )
 
     def init(key: jax.Array) -> SdacLearner:
@@ -119,7 +121,7 @@ def make(config: SdacConfig, observation_size: int, action_size: int) -> Algorit
     def update(learner: SdacLearner, batch: Transition, key: jax.Array):
         return _update(config, schedule, optimizers, learner, batch, key)
 
-    return Algorithm(init=init, init_carry=lambda num_envs: (), act=act, update=update)
+    return Algorithm(init, lambda num_envs: (), act, update, axis_name)
 
 
 def _init(config: SdacConfig, optimizers: Optimizers, observation_size, action_size, key):
@@ -200,7 +202,7 @@ def _update(
             policy=policy,
             slow_policy=common.averaged(config.tau, policy.params, actor.slow_policy),
             targets=common.averaged(config.tau, params, actor.targets),
-            loss=loss,
+            loss=optimizers.policy.mean(loss),
         )
 
     def cool(temperature: Temperature) -> Temperature:

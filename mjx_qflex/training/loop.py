@@ -11,23 +11,32 @@ seconds runs as many epochs as fit and joins their metrics with
 `aggregate.merge_metrics`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import chex
 import jax
 import jax.numpy as jnp
 from brax.envs.base import State
+from jax.sharding import Mesh
 
+from mjx_qflex import parallel
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.training import evaluation, worlds
+from mjx_qflex.training import evaluation, sharding, worlds
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import reduce_metrics
+from mjx_qflex.training.compiled import Loop
 from mjx_qflex.training.program import Program, stepping_options
-from mjx_qflex.training.state import SEED_AXES, DeviceState, RunState, join, key_shape, take
+from mjx_qflex.training.state import (
+    SEED_AXES,
+    WORLD_AXES,
+    DeviceState,
+    RunState,
+    key_shape,
+)
 from mjx_qflex.training.worlds import Task
 from mjx_qflex.types import Algorithm, Carry, Learner, Metrics, Transition
 
@@ -84,79 +93,12 @@ class LoopConfig:
             )
 
 
-class Loop(NamedTuple):
-    """The functions of one training run; each is traced and compiled once, when first called.
-
-    A loop over a population trains `num_seeds` runs side by side, S below, none of which sees the
-    others: the same functions under `jax.vmap`. What it evaluates is one seed's learner.
-
-    * `init(key) -> run`; the key is what `key(seeds)` returns
-    * `prefill(run) -> run`, transitions that come before the first update
-    * `epoch(run) -> (run, metrics)`, metrics are device scalars, or `[S]`, under fixed keys
-    * `evaluate(learner, key) -> EvalResult`, the algorithm in mode "eval"
-    * `evaluate_constant(action [A], key) -> EvalResult`, the same worlds under one fixed action
-    * `rollout(learner, key) -> Rollout`, one recorded episode
-    """
-
-    init: Callable[[jax.Array], RunState]
-    prefill: Callable[[RunState], RunState]
-    epoch: Callable[[RunState], tuple[RunState, Metrics]]
-    evaluate: Callable[[Learner, jax.Array], evaluation.EvalResult]
-    evaluate_constant: Callable[[jax.Array, jax.Array], evaluation.EvalResult]
-    rollout: Callable[[Learner, jax.Array], evaluation.Rollout]
-    programs: dict[str, Program]
-    replay_bytes: int  # of the rings
-    state_bytes: int  # of the whole device state, rings included
-    num_seeds: int | None = None  # None: one run, without a leading axis for it
-
-    def key(self, seeds: Sequence[int]) -> jax.Array:
-        """Returns the key `[2]` of the one seed, or those of a population `[S, 2]`."""
-        keys = [jax.random.PRNGKey(seed) for seed in seeds]
-        return keys[0] if self.num_seeds is None else jnp.stack(keys)
-
-    def shapes(self) -> RunState:
-        """Returns a run of `ShapeDtypeStruct`s, allocating nothing."""
-        return RunState(self.programs["init"].shapes(key_shape(self.num_seeds)))
-
-    def member_shapes(self) -> RunState:
-        """Returns the `shapes` of one seed by itself; a checkpoint restores by them."""
-        device = self.shapes().device
-        return RunState(device if self.num_seeds is None else jax.eval_shape(take, device, 0))
-
-    def member(self, run: RunState, index: int) -> RunState:
-        """Returns one seed of `run` as a run by itself: of a population, a copy."""
-        return run if self.num_seeds is None else replace(run, device=take(run.device, index))
-
-    def learner(self, run: RunState, index: int) -> Learner:
-        """Returns one seed's learner: of a population, a copy."""
-        alone = self.num_seeds is None
-        return run.learner if alone else jax.tree.map(lambda x: x[index], run.learner)
-
-    def join(self, members: Iterable[RunState]) -> RunState:
-        """Returns the run of `members`: the inverse of `member`."""
-        return (
-            next(iter(members)) if self.num_seeds is None else join(self.shapes().device, members)
-        )
-
-    def compile(self) -> dict[str, float]:
-        """Compiles `init`, `prefill` and `epoch` ahead of time; returns seconds by name."""
-        device = self.shapes().device
-        self.programs["init"].compile(key_shape(self.num_seeds))
-        self.programs["prefill"].compile(device)
-        self.programs["epoch"].compile(device)
-        return self.compile_seconds()
-
-    def compile_seconds(self) -> dict[str, float]:
-        """Returns the compile time of each program compiled so far."""
-        return {
-            name: program.compile_seconds
-            for name, program in self.programs.items()
-            if program.compile_seconds is not None
-        }
-
-
 def make_loop(
-    env: Task, algorithm: Algorithm, config: LoopConfig, num_seeds: int | None = None
+    env: Task,
+    algorithm: Algorithm,
+    config: LoopConfig,
+    num_seeds: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Loop:
     """Builds the training functions of one environment and one algorithm.
 
@@ -164,28 +106,18 @@ def make_loop(
 
     Args:
       env: one environment.
-      algorithm: made for its sizes.
+      algorithm: made for its sizes, and for the mesh's axis where there is one.
       config: sizes of each seed's run.
       num_seeds: S, runs in a population; None is one run.
+      mesh: devices that share one run; None is one device.
 
     Raises:
-      UserError: the replay does not fit on the device.
+      UserError: the replay does not fit on the device, or the devices cannot share the sizes.
     """
     replay_bytes = ring.replay_bytes(replay_layout(env, config)) * (num_seeds or 1)
-    ring.check_fits(replay_bytes, ring.free_device_bytes())
-
-    options = stepping_options(env)
-
-    def program(function: Callable, seeds_in: Any, seeds_out: Any, donate: tuple[int, ...]):
-        function = partial(function, env, algorithm, config)
-        if num_seeds is not None:
-            function = jax.vmap(function, in_axes=(seeds_in,), out_axes=seeds_out)
-        return Program(function, donate, options)
-
+    ring.check_fits(sharding.bytes_together(mesh, replay_bytes), ring.free_device_bytes())
     programs = {
-        "init": program(_init, 0, SEED_AXES, ()),
-        "prefill": program(_prefill, SEED_AXES, SEED_AXES, (0,)),
-        "epoch": program(_epoch, SEED_AXES, (SEED_AXES, 0), (0,)),
+        **_training_programs(env, algorithm, config, num_seeds, mesh),
         **evaluation.make_programs(env, algorithm, config.eval_envs),
     }
     prefill_steps = _prefill_steps(config)
@@ -197,7 +129,8 @@ def make_loop(
         if prefill_steps == 0:
             return run
         transitions = run.transitions + prefill_steps * config.num_envs
-        return replace(run, device=programs["prefill"](run.device), transitions=transitions)
+        device, _ = programs["prefill"](run.device)
+        return replace(run, device=device, transitions=transitions)
 
     def epoch(run: RunState) -> tuple[RunState, Metrics]:
         device, metrics = programs["epoch"](run.device)
@@ -219,7 +152,37 @@ def make_loop(
         replay_bytes=replay_bytes,
         state_bytes=ring.num_bytes(programs["init"].shapes(key_shape(num_seeds))),
         num_seeds=num_seeds,
+        mesh=mesh,
     )
+
+
+def _training_programs(
+    env: Task,
+    algorithm: Algorithm,
+    config: LoopConfig,
+    num_seeds: int | None,
+    mesh: Mesh | None,
+) -> dict[str, Program]:
+    """Returns `init(key)`, and `prefill` and `epoch` of a device state, which they donate."""
+    if (algorithm.axis_name is None) != (mesh is None) or (mesh and num_seeds is not None):
+        raise ValueError("a mesh takes an algorithm made for its axis, and one seed")
+    options = stepping_options(env)
+    part = config if mesh is None else sharding.share(config, mesh.size)
+    state, common = (SEED_AXES, 0) if mesh is None else (WORLD_AXES, None)
+
+    def program(function: Callable, takes: Any, gives: Any, donate: tuple[int, ...] = ()):
+        function = partial(function, env, algorithm, part)
+        if mesh is not None:
+            return sharding.program(mesh, function, takes, gives, donate, options)
+        if num_seeds is not None:
+            function = jax.vmap(function, in_axes=(takes,), out_axes=gives)
+        return Program(function, donate, options)
+
+    return {
+        "init": program(_init, common, state),
+        "prefill": program(_prefill, state, (state, common), donate=(0,)),
+        "epoch": program(_epoch, state, (state, common), donate=(0,)),
+    }
 
 
 def transition_spec(env: Task) -> Transition:
@@ -248,7 +211,7 @@ def _init(env: Task, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -
     key, key_learner, key_reset = jax.random.split(key, 3)
     num_envs = config.num_envs
     return DeviceState(
-        env_state=worlds.reset(env, jax.random.split(key_reset, num_envs)),
+        env_state=worlds.reset(env, parallel.split(key_reset, num_envs, algorithm.axis_name)),
         carry=algorithm.init_carry(num_envs),
         replay=ring.init(replay_layout(env, config)),
         learner=algorithm.init(key_learner),
@@ -258,9 +221,10 @@ def _init(env: Task, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -
     )
 
 
+@sharding.own_stream
 def _prefill(
     env: Task, algorithm: Algorithm, config: LoopConfig, device: DeviceState
-) -> DeviceState:
+) -> tuple[DeviceState, Metrics]:
     """Fills the ring with transitions of uniform actions or the initial policy; learns nothing."""
 
     def step(device: DeviceState, _):
@@ -275,9 +239,10 @@ def _prefill(
         return device, None
 
     device, pool = refresh_pool(env, config, device)
-    return jax.lax.scan(step, device, length=_prefill_steps(config))[0]
+    return jax.lax.scan(step, device, length=_prefill_steps(config))[0], {}
 
 
+@sharding.own_stream
 def _epoch(
     env: Task, algorithm: Algorithm, config: LoopConfig, device: DeviceState
 ) -> tuple[DeviceState, Metrics]:
@@ -287,8 +252,9 @@ def _epoch(
     device, rows = jax.lax.scan(
         lambda device, _: step(device), device, length=config.steps_per_epoch
     )
-    complete = device.replay.window * config.num_envs
-    return device, reduce_metrics(rows) | {"replay_transitions": complete}
+    metrics = reduce_metrics(rows, algorithm.axis_name)
+    complete = parallel.total(device.replay.window * config.num_envs, algorithm.axis_name)
+    return device, metrics | {"replay_transitions": complete}
 
 
 def refresh_pool(env: Task, config: LoopConfig, device: DeviceState) -> tuple[DeviceState, State]:

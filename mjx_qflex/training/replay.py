@@ -23,7 +23,7 @@ import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import chex
 import jax
@@ -118,6 +118,22 @@ class Replay(struct.PyTreeNode):
     def window(self) -> jax.Array:
         """int32 `[]`, how many of the newest rows are complete; samples come from these."""
         return self.held.min()
+
+
+# Where the worlds are in each field; None where a field is one for all worlds.
+WORLD_AXES = cast(Any, Replay)(
+    obs=1,
+    action=1,
+    reward=1,
+    discount=1,
+    valid=1,
+    ending=1,
+    next_ending=0,
+    ended_at=1,
+    held=0,
+    row=None,
+    step=None,
+)
 
 
 def num_rows(num_envs: int, capacity: int) -> int:

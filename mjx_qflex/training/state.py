@@ -40,6 +40,17 @@ SEED_AXES = cast(Any, DeviceState)(
     episode_length=0,
 )
 
+# Where the worlds are, which several devices share out; what has none is the same on all devices.
+WORLD_AXES = cast(Any, DeviceState)(
+    env_state=0,
+    carry=0,
+    replay=ring.WORLD_AXES,
+    learner=None,
+    key=None,
+    episode_return=0,
+    episode_length=0,
+)
+
 
 @dataclass(frozen=True)
 class RunState:

@@ -1,0 +1,69 @@
+"""One run on several devices, and what a user may ask of them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_envs import Counter, random_algorithm
+
+from mjx_qflex import algos
+from mjx_qflex.errors import UserError
+from mjx_qflex.parallel import AXIS
+from mjx_qflex.training import sharding
+from mjx_qflex.training.loop import LoopConfig, make_loop
+
+HERE = Path(__file__).parent
+
+
+def test_on_eight_devices():
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        # On a busy machine a device waits long for the others.
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", HERE / "on_eight_devices.py"],
+        env=environment,
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+SIZES = LoopConfig(num_envs=24, batch_size=36, prefill_transitions=100, replay_capacity=1_000)
+
+
+def test_the_part_of_one_device():
+    part = sharding.share(SIZES, 12)
+    assert (part.num_envs, part.batch_size, part.reset_pool) == (2, 3, 6)
+    # As many rows as on one device: 5 of the prefill, 42 of the ring.
+    assert (part.prefill_transitions, part.replay_capacity) == (9, 84)
+
+
+@pytest.mark.parametrize(
+    ("number", "wrong"),
+    [(5, "num_envs=24.*5 devices; give 25, or --devices=4"), (8, "batch_size=36.*give 40.*=6")],
+)
+def test_sizes_that_devices_cannot_share(number, wrong):
+    with pytest.raises(UserError, match=wrong):
+        sharding.share(SIZES, number)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_devices_that_are_not_there(number):
+    with pytest.raises(UserError, match=f"--devices={number}: there are 1; give 1 to 1"):
+        sharding.make_mesh(number)
+    assert sharding.make_mesh() is sharding.make_mesh(1) is None
+
+
+def test_an_algorithm_made_for_several_devices_does_not_run_on_one():
+    with pytest.raises(ValueError, match="made for its axis"):
+        make_loop(Counter(), random_algorithm(2, 1, AXIS), SIZES)
+    with pytest.raises(UserError, match="ppo trains on one device"):
+        algos.make("ppo", algos.entry("ppo").presets["default"], 2, 1, AXIS)
