@@ -35,6 +35,11 @@ def make_parser() -> commands.FlagParser:
         type=whole_number_flag,
         help="of them side by side in one program (default: as many as fit; on a CPU, 1)",
     )
+    add(
+        "--devices",
+        type=whole_number_flag,
+        help="that share the worlds and each batch (default: all; of ppo, 1)",
+    )
     add("--num_envs", type=whole_number_flag, help="worlds side by side (default: see below)")
     add("--total_steps", type=whole_number_flag, help="transitions (default: see below)")
     add(
@@ -150,7 +155,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
         from mjx_qflex.training import driver, reporting
 
     chosen = "as asked" if flags.preset else "chosen for this device"
-    say(f"device: {reporting.device_name()}; preset {resolved.preset} ({chosen})")
+    say(f"device: {reporting.device_name(flags.devices)}; preset {resolved.preset} ({chosen})")
     name = f"{resolved.task}-{resolved.algo}"
     folders = _run_folders(name, resolved.seed, flags.seeds, flags.logdir)
     where = " ... ".join(str(folders[seed]) for seed in sorted({min(folders), max(folders)}))
@@ -164,6 +169,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
         say,
         video=not flags.no_video,
         at_once=flags.seeds_at_once,
+        devices=flags.devices,
     )
 
 

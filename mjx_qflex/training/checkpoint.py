@@ -90,7 +90,8 @@ def restore(folder: Path, shapes: RunState, fingerprint: dict[str, Any]) -> RunS
 
     Args:
       folder: where the run's checkpoints lie.
-      shapes: a run of `ShapeDtypeStruct`s, `Loop.shapes()`.
+      shapes: a run of `ShapeDtypeStruct`s, `Loop.shapes()`; they say where each array goes, which
+        need not be where it came from, by default to the first device.
       fingerprint: as given to `save`.
 
     Raises:
@@ -199,12 +200,12 @@ def _write(path: Path, leaves: Leaves) -> None:
 
 
 def _read(path: Path, expected: Leaves) -> Leaves:
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    stored = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    placed = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
         for name, leaf in expected.items()
-        if leaf.size
     }
+    stored = {name: leaf for name, leaf in placed.items() if leaf.size}
     how = ocp.checkpoint_utils.construct_restore_args(stored)
     try:
         with _orbax() as checkpointer:
@@ -214,8 +215,8 @@ def _read(path: Path, expected: Leaves) -> Leaves:
     except (OSError, ValueError, KeyError) as error:
         raise _damaged(path.parent) from error
     return {
-        name: read[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype)
-        for name, leaf in expected.items()
+        name: read[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+        for name, leaf in placed.items()
     }
 
 

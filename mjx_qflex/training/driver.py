@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import cast
 
 import jax
+from jax.sharding import Mesh
 
 from mjx_qflex import algos, tasks
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import checkpoint, reporting, run_folder
+from mjx_qflex.parallel import AXIS
+from mjx_qflex.training import checkpoint, reporting, run_folder, sharding
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.interrupt import Interrupt
@@ -55,6 +57,7 @@ def train_seeds(
     *,
     video: bool = True,
     at_once: int | None = None,
+    devices: int | None = None,
 ) -> None:
     """Trains, or goes on with, several seeds of one config, each in a run folder of its own.
 
@@ -68,20 +71,16 @@ def train_seeds(
       say: takes each line of words.
       video: whether to film each trained policy.
       at_once: how many train side by side in one program, 1 or more; None is as many as the device
-        holds, and one on a CPU, where more at once are no faster.
+        holds, and one on a CPU, where more at once are no faster, or on several devices.
+      devices: how many share each run; None is all, and one of an on-policy algorithm.
 
     Raises:
-      UserError: a folder is not writable or holds another run, memory or disk do not suffice, or
-        several at once of an on-policy algorithm; nothing is written then.
+      UserError: a folder is not writable or holds another run, memory or disk do not suffice,
+        several at once of an on-policy algorithm or on several devices, or devices that are not
+        there or cannot share the worlds or batches; nothing is written then.
       Interrupted: the user stopped it; what was trained is saved.
     """
-    if algos.entry(asked.algo).on_policy:
-        if at_once not in (None, 1):
-            raise UserError(
-                f"--seeds_at_once={at_once}: {asked.algo} trains one seed after the other; "
-                "leave that flag out"
-            )
-        at_once = 1
+    mesh, at_once = _shared_out(asked.algo, at_once, devices)
     members = [
         member
         for seed, folder in folders.items()
@@ -90,10 +89,14 @@ def train_seeds(
     if not members:
         return
     say(f"building the task {asked.task}")
-    env, algorithm = interrupt.attempt(build, asked)
-    members = _settle_capacity(members, env, at_once)
+    env, algorithm = interrupt.attempt(build, asked, None if mesh is None else AXIS)
+    members = _settle_capacity(members, env, at_once, mesh)
     kind = OnPolicyRun if algos.entry(asked.algo).on_policy else Run
-    loops: Loops = functools.cache(functools.partial(kind.make_loop, env, algorithm))
+    make_loop = functools.partial(kind.make_loop, env, algorithm)
+    if mesh is not None:
+        make_loop = functools.partial(make_loop, mesh=mesh)
+        say(f"{mesh.size} devices share the worlds, the replay and each batch")
+    loops: Loops = functools.cache(make_loop)
     alone = loops(members[0].config.loop, None)
     sizes, *room = kind.describe(members[0].config.loop, alone, len(members))
     say(f"{env.observation_size:,} observations, {env.action_size:,} actuators, {sizes}")
@@ -110,10 +113,11 @@ def train_seeds(
         steps = _train_group(kind(group, env, algorithm, loops, interrupt, say), command, video)
 
 
-def build(config: Config) -> tuple[TimedTask, Agent | Algorithm]:
-    """Builds the environment and the algorithm of a run."""
+def build(config: Config, axis_name: str | None = None) -> tuple[TimedTask, Agent | Algorithm]:
+    """Builds the environment and the algorithm of a run, on the devices along `axis_name`."""
     env = cast(TimedTask, tasks.from_config(config.task, config.task_config))
-    return env, algos.make(config.algo, config.algo_config, env.observation_size, env.action_size)
+    sizes = env.observation_size, env.action_size
+    return env, algos.make(config.algo, config.algo_config, *sizes, axis_name)
 
 
 def _train_group(run: Run, command: str, video: bool) -> int:
@@ -124,6 +128,29 @@ def _train_group(run: Run, command: str, video: bool) -> int:
     run.train()
     run.finish(command, video)
     return run.config.loop.steps_per_epoch
+
+
+def _shared_out(
+    algo: str, at_once: int | None, devices: int | None
+) -> tuple[Mesh | None, int | None]:
+    """Returns the devices that share each run, None for one, and how many seeds train at once.
+
+    Raises:
+      UserError: that cannot be; see `train_seeds`.
+    """
+    on_policy = algos.entry(algo).on_policy
+    if on_policy and at_once not in (None, 1):
+        raise UserError(
+            f"--seeds_at_once={at_once}: {algo} trains one seed after the other; leave that flag "
+            "out"
+        )
+    mesh = sharding.make_mesh(1 if on_policy and devices is None else devices)
+    if mesh is not None and at_once not in (None, 1):
+        raise UserError(
+            f"--seeds_at_once={at_once} takes one device, and there are {mesh.size}; add "
+            "--devices=1, or leave that flag out"
+        )
+    return mesh, 1 if on_policy or mesh is not None else at_once
 
 
 def _unfinished(asked: Config, folder: Path, say: Say) -> Member | None:
@@ -140,7 +167,7 @@ def _unfinished(asked: Config, folder: Path, say: Say) -> Member | None:
 
 
 def _settle_capacity(
-    members: Sequence[Member], env: TimedTask, at_once: int | None
+    members: Sequence[Member], env: TimedTask, at_once: int | None, mesh: Mesh | None
 ) -> list[Member]:
     """Chooses the capacity of the replay by the free memory, where that was asked for.
 
@@ -155,9 +182,9 @@ def _settle_capacity(
         sharing = min(at_once or (1 if jax.default_backend() == "cpu" else 2**31), len(members))
         whole = replace(config.loop, replay_capacity=config.total_steps)
         free = ring.free_device_bytes()
-        capacity = ring.fitting_capacity(
-            replay_layout(env, whole), None if free is None else free // sharing
-        )
+        if free is not None:
+            free = sharding.free_together(mesh, free) // sharing
+        capacity = ring.fitting_capacity(replay_layout(env, whole), free)
     return [
         member if member.config.loop.replay_capacity else member.with_loop(replay_capacity=capacity)
         for member in members

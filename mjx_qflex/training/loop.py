@@ -115,7 +115,7 @@ def make_loop(
       UserError: the replay does not fit on the device, or the devices cannot share the sizes.
     """
     replay_bytes = ring.replay_bytes(replay_layout(env, config)) * (num_seeds or 1)
-    ring.check_fits(sharding.bytes_together(mesh, replay_bytes), ring.free_device_bytes())
+    ring.check_fits(sharding.bytes_of_each(mesh, replay_bytes), ring.free_device_bytes())
     programs = {
         **_training_programs(env, algorithm, config, num_seeds, mesh),
         **evaluation.make_programs(env, algorithm, config.eval_envs),

@@ -24,13 +24,13 @@ PACKAGES = ("mjx_qflex", "jax", "mujoco", "mujoco-mjx", "brax")
 MEASUREMENTS = Path(__file__).resolve().parents[2] / "experiments" / "gpu"
 
 
-def device_name() -> str:
-    """Returns the device that JAX computes on, in words."""
+def device_name(number: int | None = None) -> str:
+    """Returns the devices that JAX computes on, in words; `number` of them, by default all."""
     device = jax.devices()[0]
     if device.platform == "cpu":
         return f"{os.cpu_count()} CPU cores ({platform.machine()}), no accelerator"
-    number_of = len(jax.devices())
-    return device.device_kind if number_of == 1 else f"{number_of} x {device.device_kind}"
+    number = number or len(jax.devices())
+    return device.device_kind if number == 1 else f"{number} x {device.device_kind}"
 
 
 def write_summary(
@@ -42,7 +42,8 @@ def write_summary(
       folder: the run folder, with its metrics.csv.
       config: of the run.
       command: that the user typed.
-      sizes: `observation_size` and `action_size` of the task, `seeds_at_once` of the program.
+      sizes: `observation_size` and `action_size` of the task; `seeds_at_once` and `devices` of the
+        program.
       compile_seconds: of this process.
     """
     last = metrics.read_rows(folder)[-1]
@@ -53,7 +54,7 @@ def write_summary(
         "algo": config.algo,
         "preset": config.preset,
         "seed": config.seed,
-        "device": device_name(),
+        "device": device_name(sizes["devices"]),
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         **sizes,

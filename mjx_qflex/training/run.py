@@ -353,6 +353,7 @@ class Run:
             "observation_size": self.env.observation_size,
             "action_size": self.env.action_size,
             "seeds_at_once": self.num_seeds,
+            "devices": 1 if self.loop.mesh is None else self.loop.mesh.size,
         }
         compiling = sum(self.loop.compile_seconds().values())
         reporting.write_curve(folder, f"{self.config.task}, {self.config.algo}")

@@ -121,13 +121,22 @@ def program(
     return Program(mapped, donate, options, jit)
 
 
-def bytes_together(mesh: Mesh | None, num_bytes: int) -> int:
-    """Returns what falls on one memory of `num_bytes` that the devices of `mesh` share out."""
+def free_together(mesh: Mesh | None, free: int) -> int:
+    """Returns the bytes that all devices of `mesh` have free, where one memory has `free`."""
+    return free * _memories(mesh)
+
+
+def bytes_of_each(mesh: Mesh | None, num_bytes: int) -> int:
+    """Returns what falls on each memory of `num_bytes` that the devices of `mesh` share."""
+    return -(-num_bytes // _memories(mesh))
+
+
+def _memories(mesh: Mesh | None) -> int:
+    """Returns how many memories a mesh has; the virtual devices of a CPU have one in common."""
     if mesh is None:
-        return num_bytes
-    # The "devices" of a CPU share its memory.
-    here = len(mesh.local_devices) if mesh.local_devices[0].platform == "cpu" else 1
-    return num_bytes * here // mesh.size
+        return 1
+    of_one_memory = len(mesh.local_devices) if mesh.local_devices[0].platform == "cpu" else 1
+    return mesh.size // of_one_memory
 
 
 def placed(mesh: Mesh, shapes: Any, world_axes: Any) -> Any:
