@@ -1,10 +1,11 @@
 """A jitted function that is traced and compiled once, with the time that took."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.export
 
 
 class Program:
@@ -50,6 +51,14 @@ class Program:
     def shapes(self, *args: Any) -> Any:
         """Returns the `ShapeDtypeStruct`s of what a call would return."""
         return jax.eval_shape(self._jitted, *args)
+
+    def export(self, platforms: Sequence[str], *args: Any) -> jax.export.Exported:
+        """Lowers for other `platforms`, such as "cuda" and "tpu", without compiler options.
+
+        Raises:
+          Exception: something in the function has no such lowering.
+        """
+        return jax.export.export(self._jitted, platforms=platforms)(*args)
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program, compiling it first where needed."""

@@ -1,0 +1,45 @@
+"""The training program of every task lowers for accelerators, seen on a machine without one."""
+
+import jax
+import pytest
+from conftest import absent_sources_skip
+from toy_envs import Counter, random_algorithm
+
+from mjx_qflex import algos, tasks
+from mjx_qflex.algos.qflex import QflexConfig
+from mjx_qflex.training.loop import LoopConfig, make_loop
+
+PLATFORMS = ("cuda", "tpu")
+SIZES = LoopConfig(
+    num_envs=2, batch_size=4, prefill_transitions=4, replay_capacity=16, steps_per_epoch=2,
+    reset_pool=2, eval_envs=1,
+)  # fmt: skip
+
+
+def exported(loop):
+    """The text of the epoch's program for all `PLATFORMS`; what cannot be lowered raises."""
+    epoch = loop.programs["epoch"].export(PLATFORMS, loop.shapes().device)
+    assert epoch.platforms == PLATFORMS
+    return epoch.mlir_module()
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_an_epoch_lowers_for_accelerators(name):
+    with absent_sources_skip():
+        env = tasks.make(name)
+    algorithm = algos.make(
+        "qflex", QflexConfig(width=8, depth=1), env.observation_size, env.action_size
+    )
+    text = exported(make_loop(env, algorithm, SIZES))
+    assert "lapack" not in text and "xla_cpu" not in text  # what only a CPU can call
+
+
+def test_what_reaches_for_the_host_is_seen():
+    class HostBound(Counter):
+        def _next(self, toy, action):
+            time = jax.pure_callback(lambda x: x, toy.time, toy.time, vmap_method="broadcast_all")
+            return super()._next(toy.replace(time=time), action)
+
+    loop = make_loop(HostBound(), random_algorithm(2, 1), SIZES)
+    with pytest.raises(NotImplementedError, match="callback"):
+        exported(loop)
