@@ -85,6 +85,10 @@ def say(text: str) -> None:
     print(f"[{time.monotonic() - _STARTED:7.1f} s] {text}", flush=True)
 
 
+def silent(text: str) -> None:
+    """Takes the place of `say` where another process does the talking."""
+
+
 def run(
     command: Callable[[Sequence[str], Interrupt], None], arguments: Sequence[str] | None
 ) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mjx_qflex import __version__, commands
-from mjx_qflex.commands import say, whole_number_flag
+from mjx_qflex.commands import whole_number_flag
 from mjx_qflex.errors import UserError
-from mjx_qflex.training.interrupt import Interrupt
+from mjx_qflex.training.interrupt import Interrupt, Interrupted
 
 if TYPE_CHECKING:  # JAX is loaded once the command has spoken
     from mjx_qflex.config import Config
@@ -40,6 +40,12 @@ def make_parser() -> commands.FlagParser:
         type=whole_number_flag,
         help="that share the worlds and each batch (default: all; of ppo, 1)",
     )
+    add(
+        "--coordinator",
+        help="HOST:PORT of the first of several processes (default: by the cluster)",
+    )
+    add("--num_processes", type=whole_number_flag, help="of all that train together")
+    add("--process_id", type=whole_number_flag, help="of this one, from 0 on")
     add("--num_envs", type=whole_number_flag, help="worlds side by side (default: see below)")
     add("--total_steps", type=whole_number_flag, help="transitions (default: see below)")
     add(
@@ -148,12 +154,18 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     if not flags.task:
         raise UserError("no task given; add --task=NAME, for example --task=ms_human_walk")
     _check_numbers_of_seeds(flags.seeds, flags.seeds_at_once)
-    say(f"mjx_qflex {__version__}: training {flags.task} with {flags.algo}; loading JAX ...")
+    commands.say(
+        f"mjx_qflex {__version__}: training {flags.task} with {flags.algo}; loading JAX ..."
+    )
 
     with commands.quiet_imports():
+        from mjx_qflex.training import hosts
+
+        hosts.start(flags.coordinator, flags.num_processes, flags.process_id)
         resolved = resolve(flags)
         from mjx_qflex.training import driver, reporting
 
+    say = commands.say if hosts.is_first() else commands.silent
     chosen = "as asked" if flags.preset else "chosen for this device"
     say(f"device: {reporting.device_name(flags.devices)}; preset {resolved.preset} ({chosen})")
     name = f"{resolved.task}-{resolved.algo}"
@@ -161,16 +173,21 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     where = " ... ".join(str(folders[seed]) for seed in sorted({min(folders), max(folders)}))
     say(f"run folder: {where}; Ctrl-C saves and stops, the same command goes on")
     command = shlex.join(["python", "-m", "mjx_qflex.train", *arguments])
-    driver.train_seeds(
-        resolved,
-        folders,
-        command,
-        interrupt,
-        say,
-        video=not flags.no_video,
-        at_once=flags.seeds_at_once,
-        devices=flags.devices,
-    )
+    try:
+        driver.train_seeds(
+            resolved,
+            folders,
+            command,
+            interrupt,
+            say,
+            video=not flags.no_video,
+            at_once=flags.seeds_at_once,
+            devices=flags.devices,
+        )
+    except Interrupted:
+        interrupt.complete(hosts.leave)
+        raise
+    interrupt.complete(hosts.leave)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

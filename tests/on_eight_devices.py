@@ -14,7 +14,7 @@ import toy_envs
 from jax.sharding import PartitionSpec
 from toy_envs import Counter, random_algorithm
 
-from mjx_qflex import algos, tasks
+from mjx_qflex import algos
 from mjx_qflex.algos import qflex
 from mjx_qflex.parallel import AXIS
 from mjx_qflex.training import checkpoint, sharding
@@ -232,16 +232,14 @@ def test_a_checkpoint_of_eight_devices_goes_on_with_fewer(toys, tmp_path, number
 def test_eight_devices_learn_like_one(mesh):
     """The probe whose best return is 0; doing nothing returns -0.25, random actions -0.58."""
     env = toy_envs.ActionReward()
-    config = configured(
-        "qflex", width=32, depth=1, learning_rate=5e-3, ascent_steps=5, euler_steps=5
-    )
+    config = configured("sac", width=32, depth=2, learning_rate=5e-3, target_entropy=-2.0)
     sizes = LoopConfig(
         num_envs=16, batch_size=64, prefill_transitions=1_000, replay_capacity=10_000,
         steps_per_epoch=200, reset_pool=64, eval_envs=64,
     )  # fmt: skip
     returns, losses = [], []
     for axis, devices in ((None, None), (AXIS, mesh)):
-        algorithm = algos.make("qflex", config, env.observation_size, env.action_size, axis)
+        algorithm = algos.make("sac", config, env.observation_size, env.action_size, axis)
         loop = make_loop(env, algorithm, sizes, mesh=devices)
         run, _, metrics = trained(loop)
         learner = loop.learner(run, 0)
@@ -272,7 +270,7 @@ def collectives(text):
 @pytest.mark.usefixtures("quick_compilation")
 def test_nothing_but_reductions_travels_between_devices(mesh):
     """Of an update: all gradients once, and what normalisation needs, once forth and once back."""
-    env = tasks.make("chain_reach", num_joints=8)
+    env = Counter()
     config = configured("qflex", width=64)
     algorithm = algos.make("qflex", config, env.observation_size, env.action_size, AXIS)
     loop = make_loop(env, algorithm, CONFIG, mesh=mesh)

@@ -196,8 +196,8 @@ def random_algorithm(observation_size: int, action_size: int, axis_name=None) ->
 
     def update(learner, batch, key):
         noise = 0.01 * jax.random.normal(key, (observation_size,))
-        given = parallel.mean(0.1 * batch.next_obs.mean(axis=0) + noise, axis_name)
-        weight = 0.9 * learner["weight"] + given
+        seen, noise = parallel.mean((batch.next_obs.mean(axis=0), noise), axis_name)
+        weight = 0.9 * learner["weight"] + 0.1 * seen + noise
         learner = {
             "weight": weight,
             "target": learner["weight"],

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from mjx_qflex.errors import UserError
+from mjx_qflex.training import hosts
 from mjx_qflex.training.state import RunState
 
 GIB = 2**30
@@ -59,6 +60,8 @@ class About:
 def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
     """Writes a checkpoint of `run`, then drops the replay of older ones and the oldest learners.
 
+    Several processes call this together: each writes what its devices hold, the first the rest.
+
     Args:
       folder: where the run's checkpoints lie; made where missing.
       run: the run; its arrays are only read.
@@ -73,15 +76,20 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
         unfinished = folder / f"{UNFINISHED}{path.name}"
         about = About(_plain(fingerprint), _counters(run), _describe(run.device))
         try:
-            _remove_unfinished(folder)
-            unfinished.mkdir(parents=True)
+            if hosts.is_first():
+                _remove_unfinished(folder)
+                unfinished.mkdir(parents=True)
+            hosts.barrier("checkpoint begun")
             for item, leaves in _items(run.device).items():
                 _write(unfinished / item, leaves)
-            (unfinished / "about.json").write_text(json.dumps(asdict(about), indent=1))
-            os.rename(unfinished, path)
+            if hosts.is_first():
+                (unfinished / "about.json").write_text(json.dumps(asdict(about), indent=1))
+                os.rename(unfinished, path)
+            hosts.barrier("checkpoint complete")
         except OSError as error:
             raise UserError(f"cannot write the checkpoint {path}: {error.strerror}") from error
-    _thin_out(folder)
+    if hosts.is_first():
+        _thin_out(folder)
     return Saved(path, _size_on_disk(path), time.perf_counter() - start)
 
 

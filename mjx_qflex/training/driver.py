@@ -16,7 +16,7 @@ from mjx_qflex import algos, tasks
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.parallel import AXIS
-from mjx_qflex.training import checkpoint, reporting, run_folder, sharding
+from mjx_qflex.training import checkpoint, hosts, reporting, run_folder, sharding
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.interrupt import Interrupt
@@ -122,8 +122,7 @@ def build(config: Config, axis_name: str | None = None) -> tuple[TimedTask, Agen
 
 def _train_group(run: Run, command: str, video: bool) -> int:
     """Trains seeds to the end; returns the steps of an epoch that this came to."""
-    for member in run.members:
-        member.save_config()
+    run.save_configs()
     run.begin()
     run.train()
     run.finish(command, video)
@@ -139,6 +138,8 @@ def _shared_out(
       UserError: that cannot be; see `train_seeds`.
     """
     on_policy = algos.entry(algo).on_policy
+    if on_policy and hosts.several():
+        raise UserError(f"{algo} trains on one device; start one process, without --coordinator")
     if on_policy and at_once not in (None, 1):
         raise UserError(
             f"--seeds_at_once={at_once}: {algo} trains one seed after the other; leave that flag "
@@ -185,6 +186,7 @@ def _settle_capacity(
         if free is not None:
             free = sharding.free_together(mesh, free) // sharing
         capacity = ring.fitting_capacity(replay_layout(env, whole), free)
+        capacity = -int(hosts.largest(-capacity)[0])  # what fits everywhere
     return [
         member if member.config.loop.replay_capacity else member.with_loop(replay_capacity=capacity)
         for member in members

@@ -102,7 +102,7 @@ def mean_row(rows: Sequence[Row]) -> Row:
 
 def used_memory() -> int:
     """Returns the bytes in use on the default device; on a CPU, those of this process."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats:
         return int(stats["bytes_in_use"])

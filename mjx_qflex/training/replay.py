@@ -357,7 +357,7 @@ def check_fits(needed: int, free: int | None) -> None:
 
 def free_device_bytes() -> int | None:
     """Returns the bytes free on the default device, None where the platform does not tell."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         return _free_host_bytes()
     stats = device.memory_stats() or {}

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from mjx_qflex.config import Config
-from mjx_qflex.training import assessment, metrics, reporting
+from mjx_qflex.training import assessment, hosts, metrics, reporting
 from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
 from mjx_qflex.training.loop import Loop, LoopConfig, make_loop
@@ -65,6 +65,8 @@ class Run:
         """
         self.members, self.env, self.algorithm, self.loops = members, env, algorithm, loops
         self.interrupt, self.say = interrupt, say
+        # What processes compute together none of them may leave.
+        self.attempt = interrupt.complete if hosts.several() else interrupt.attempt
         self.num_seeds = len(members)
         self.loop = self._make_loop()
         self.state: RunState | None = None
@@ -101,7 +103,15 @@ class Run:
         if not resumes:
             self._start()
 
+    def save_configs(self) -> None:
+        """Writes the config of each seed into its run folder."""
+        if hosts.is_first():
+            for member in self.members:
+                member.save_config()
+
     def _open_logs(self) -> None:
+        if not hosts.is_first():
+            return
         self.logs = [
             metrics.MetricsLog(member.folder, self.saved_transitions) for member in self.members
         ]
@@ -114,7 +124,7 @@ class Run:
             shapes = self.loop.member_shapes()
             return self.loop.join(member.restore(shapes) for member in self.members)
 
-        self.state = self.interrupt.attempt(restore)
+        self.state = self.attempt(restore)
         self.saved_transitions = self.run.transitions
         self.say(f"resumed from {self.run.transitions:,} transitions")
 
@@ -131,7 +141,7 @@ class Run:
             jax.block_until_ready(state.device)
             return state
 
-        self.state = self.interrupt.attempt(prefill)
+        self.state = self.attempt(prefill)
         seconds = time.perf_counter() - start
         self.say(f"filled in {duration(seconds)}; training begins")
 
@@ -140,7 +150,7 @@ class Run:
         if program.compile_seconds is not None:
             return  # for an earlier seed
         self.say(f"compiling {name} ...")
-        seconds = self.interrupt.attempt(program.compile, *shapes)
+        seconds = self.attempt(program.compile, *shapes)
         self.say(f"compiled {name} in {duration(seconds)}")
 
     def train(self) -> None:
@@ -160,13 +170,16 @@ class Run:
         """Evaluates, writes and says how it went; stops where that was asked for."""
         evaluated = self._evaluation(before.transitions)
         rows = [row | more for row, more in zip(rows, evaluated, strict=True)]
-        for log, row in zip(self.logs, rows, strict=True):
+        for log, row in zip(self.logs, rows, strict=hosts.is_first()):
             log.write(row)
         passed = (time.monotonic() - self.started) / (self.run.epochs - self.first_epoch)
         missing = max(0, self.config.total_steps - self.run.transitions)
         self._progress(rows, passed * missing / (self.run.transitions - before.transitions))
-        self._save_if_due()
-        if self.interrupt.requested:
+        (due,) = hosts.largest(self._is_save_due())
+        if due:
+            self.save()
+        (stop,) = hosts.largest(self.interrupt.requested)
+        if stop:
             self.stop()
 
     def _epoch(self) -> list[metrics.Row]:
@@ -268,12 +281,11 @@ class Run:
             self.say(line if self.num_seeds == 1 else f"mean of {self.num_seeds} seeds: {line}")
             self.last_line = now
 
-    def _save_if_due(self) -> None:
+    def _is_save_due(self) -> bool:
         wait = max(CHECKPOINT_SECONDS, self.save_seconds / CHECKPOINT_SHARE)
         due = time.monotonic() - self.last_save >= wait
         done = self.run.transitions >= self.config.total_steps
-        if due or done or self.run.epochs == 1 or self.interrupt.requested:
-            self.save()
+        return due or done or self.run.epochs == 1
 
     def save(self) -> None:
         """Writes a checkpoint of where each seed stands, unless there is one."""
@@ -310,6 +322,7 @@ class Run:
     def _shorten_epochs(self, seconds: float) -> None:
         """Makes epochs shorter where the first took so long that Ctrl-C would have to wait."""
         loop = self.config.loop
+        (seconds,) = hosts.largest(seconds)
         if seconds <= MAX_EPOCH_SECONDS or loop.steps_per_epoch == 1:
             return
         steps = max(1, int(loop.steps_per_epoch * AIMED_EPOCH_SECONDS / seconds))
@@ -318,8 +331,7 @@ class Run:
             f"with loop.steps_per_epoch={steps}"
         )
         self.members = [member.with_loop(steps_per_epoch=steps) for member in self.members]
-        for member in self.members:
-            member.save_config()
+        self.save_configs()
         # By way of the checkpoint that the first epoch left: there is room for one replay only.
         self.state = None
         self._close_logs()
@@ -328,6 +340,8 @@ class Run:
 
     def finish(self, command: str, video: bool) -> None:
         """Evaluates, renders and reports; an interrupted one is made up for by the same command."""
+        if not hosts.is_first():
+            return
         for index, member in enumerate(self.members):
             self._finish_member(member, self.loop.learner(self.run, index), command, video)
 

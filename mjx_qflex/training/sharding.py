@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.parallel import AXIS
+from mjx_qflex.training import hosts
 from mjx_qflex.training.program import Program
 from mjx_qflex.training.state import DeviceState
 from mjx_qflex.training.worlds import Task
@@ -32,12 +33,17 @@ def make_mesh(number: int | None = None) -> Mesh | None:
     """Returns a mesh of `number` devices, by default all; None where that is one.
 
     Raises:
-      UserError: there are not so many.
+      UserError: there are not so many, or some processes would have none.
     """
     devices = jax.devices()
     number = len(devices) if number is None else number
     if not 1 <= number <= len(devices):
         raise UserError(f"--devices={number}: there are {len(devices)}; give 1 to {len(devices)}")
+    if hosts.several() and number < len(devices):
+        raise UserError(
+            f"--devices={number}: {jax.process_count()} processes have {len(devices)} together, "
+            "and must use them all; leave that flag out"
+        )
     return None if number == 1 else Mesh(np.asarray(devices[:number]), (AXIS,))
 
 
