@@ -1,7 +1,7 @@
 """A ported body: the small state that is carried, one physics step, and what is derived from it."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,11 +74,18 @@ class PortedBody:
     recipe: Recipe
     source: mujoco.MjModel
 
-    # In jax 0.10, XLA:CPU's fusion emitters duplicate work along long chains of joints. From 0.11
-    # on the option is unknown, and the step as fast without it.
-    compiler_options = (
-        {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
-    )
+    @property
+    def compiler_options(self) -> dict[str, Any]:
+        """XLA's options for programs that step this body on a CPU.
+
+        In jax 0.10, XLA:CPU's fusion emitters duplicate work along long chains of joints, by up to
+        a third of the step. With fitted paths there is nothing to gain, and a learner in the same
+        program loses up to a fifth. From 0.11 on the option is unknown, and the step as fast
+        without it.
+        """
+        if self.path_groups or jax.__version_info__ >= (0, 11):
+            return {}
+        return {"xla_cpu_use_fusion_emitters": False}
 
     @property
     def name(self) -> str:
