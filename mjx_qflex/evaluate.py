@@ -69,8 +69,9 @@ def evaluate(arguments: Sequence[str], interrupt: Interrupt) -> None:
 
     with commands.quiet_imports():
         from mjx_qflex.algos.qgf import QgfConfig
-        from mjx_qflex.training import revisit
+        from mjx_qflex.training import program_store, revisit
 
+    program_store.enable(say)
     run, episodes, seed = flags.run, flags.episodes, flags.seed
     if flags.guidance is None:
         revisit.evaluate(run, episodes, seed, not flags.no_video, interrupt, say)

@@ -9,6 +9,11 @@ MODELS_VARIABLE = "MJX_QFLEX_MODELS"
 CACHE_VARIABLE = "MJX_QFLEX_CACHE"
 
 
+def package_folder() -> Path:
+    """Returns the folder of this library's code."""
+    return Path(__file__).resolve().parent
+
+
 def data_folder(name: str) -> Path:
     """Returns the folder of shipped data called `name` ("models" or "assets").
 
@@ -17,8 +22,7 @@ def data_folder(name: str) -> Path:
     Raises:
       UserError: the folder is in neither place, so the installation is incomplete.
     """
-    package = Path(__file__).resolve().parent
-    for folder in (package / name, package.parent / name):
+    for folder in (package_folder() / name, package_folder().parent / name):
         if folder.is_dir():
             return folder
     raise UserError(f"the folder {name!r} of mjx_qflex is missing; reinstall the package")

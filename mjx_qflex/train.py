@@ -163,7 +163,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
 
         hosts.start(flags.coordinator, flags.num_processes, flags.process_id)
         resolved = resolve(flags)
-        from mjx_qflex.training import driver, reporting
+        from mjx_qflex.training import driver, program_store, reporting
 
     say = commands.say if hosts.is_first() else commands.silent
     chosen = "as asked" if flags.preset else "chosen for this device"
@@ -183,6 +183,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
             video=not flags.no_video,
             at_once=flags.seeds_at_once,
             devices=flags.devices,
+            compiled=program_store.enable(say),
         )
     except Interrupted:
         interrupt.complete(hosts.leave)

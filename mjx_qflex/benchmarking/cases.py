@@ -134,7 +134,7 @@ class Case:
         loop = make_loop(self.env, self.algorithm, config)
         loop.programs["epoch"].compile(loop.shapes().device)
         run = loop.init(loop.key([0]))
-        layout = replay_layout(self.env, config)
+        layout = replay_layout(self.env, config, worlds.reset_shapes(self.env))
         full = replays.fill(replays.ours(layout, (1,)), run.device.replay, layout)
         trained = [RunState(run.device.replace(replay=full))]
         times, seconds = [], partial(_seconds_of_epochs, loop, trained)
@@ -178,7 +178,7 @@ class Case:
         found = {
             "act": self._repeat(parts.acting(algorithm, copies(learner), obs, env.action_size))
         }
-        spec = transition_spec(env)
+        spec = transition_spec(env, worlds.reset_shapes(env))
         for batch in self.batches:
             drawn = replays.random_step(spec, batch, jax.random.PRNGKey(3))
             part = parts.updating(algorithm, copies(learner), drawn)
@@ -195,7 +195,8 @@ class Case:
 
     def _replay(self, content: Any) -> dict[str, tuple[Spread, float]]:
         """Measures the full ring, which is given away."""
-        loop, layout = self.config.loop, replay_layout(self.env, self.config.loop)
+        loop = self.config.loop
+        layout = replay_layout(self.env, loop, worlds.reset_shapes(self.env))
         buffer = replays.ours(layout, (loop.updates_per_step, loop.batch_size))
         state = replays.sampling_state(buffer, content)
         drawing = Repeated(replays.sampling(buffer), state, {})
@@ -224,7 +225,7 @@ class Case:
     def _flops(self, learner: Any) -> dict[str, dict[str, float]]:
         """Returns the operations of each part in a vector step, products and others."""
         env, algorithm, loop = self.env, self.algorithm, self.config.loop
-        key, spec = jax.random.PRNGKey(0), transition_spec(env)
+        key, spec = jax.random.PRNGKey(0), transition_spec(env, worlds.reset_shapes(env))
         obs = jnp.zeros((loop.num_envs, env.observation_size))
         batch = replays.random_step(spec, loop.batch_size, key)
 

@@ -142,7 +142,9 @@ class HostLoop:
     ):
         """Compiles, and fills the ring with the prefill's transitions of the initial policy."""
         self.config, self.worlds = config, CWorlds(env, config.num_envs, threads)
-        self.ring = HostRing(transition_spec(env), config.replay_capacity, seed)
+        self.ring = HostRing(
+            transition_spec(env, worlds.reset_shapes(env)), config.replay_capacity, seed
+        )
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.transitions = self.updates = 0
         options = stepping_options(env)

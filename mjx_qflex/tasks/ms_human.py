@@ -173,7 +173,7 @@ class MsHumanWalk(BodyTask):
         source = self.body.source_model()
         site = np.zeros(3) if names.sternum is None else source.site(names.sternum).pos
         self._sternum_in_chest = site.astype(np.float32)
-        rest = self.body.kinematics(self.body.initial_state())
+        rest = jax.jit(self.body.kinematics)(self.body.initial_state())
         self._pelvis_at_rest = np.asarray(rest.xmat[self._pelvis])
         self._key_bodies = np.array([self.body.body_index(n) for n in names.key_bodies()])
         self._landmarks = (

@@ -16,7 +16,15 @@ from mjx_qflex import algos, tasks
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.parallel import AXIS
-from mjx_qflex.training import checkpoint, hosts, reporting, run_folder, sharding
+from mjx_qflex.training import (
+    checkpoint,
+    hosts,
+    program_store,
+    reporting,
+    run_folder,
+    sharding,
+    worlds,
+)
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.interrupt import Interrupt
@@ -58,6 +66,7 @@ def train_seeds(
     video: bool = True,
     at_once: int | None = None,
     devices: int | None = None,
+    compiled: Path | None = None,
 ) -> None:
     """Trains, or goes on with, several seeds of one config, each in a run folder of its own.
 
@@ -73,6 +82,7 @@ def train_seeds(
       at_once: how many train side by side in one program, 1 or more; None is as many as the device
         holds, and one on a CPU, where more at once are no faster, or on several devices.
       devices: how many share each run; None is all, and one of an on-policy algorithm.
+      compiled: folder of compiled programs, what `program_store.enable` returned; None has none.
 
     Raises:
       UserError: a folder is not writable or holds another run, memory or disk do not suffice,
@@ -96,6 +106,13 @@ def train_seeds(
     if mesh is not None:
         make_loop = functools.partial(make_loop, mesh=mesh)
         say(f"{mesh.size} devices share the worlds, the replay and each batch")
+    elif kind is Run:
+        make_loop = functools.partial(
+            make_loop,
+            store=program_store.open_store(
+                compiled, replace(asked, seed=0, total_steps=1, evaluations=0, loop=None), env, say
+            ),
+        )
     loops: Loops = functools.cache(make_loop)
     alone = loops(members[0].config.loop, None)
     sizes, *room = kind.describe(members[0].config.loop, alone, len(members))
@@ -185,7 +202,8 @@ def _settle_capacity(
         free = ring.free_device_bytes()
         if free is not None:
             free = sharding.free_together(mesh, free) // sharing
-        capacity = ring.fitting_capacity(replay_layout(env, whole), free)
+        layout = replay_layout(env, whole, worlds.reset_shapes(env))
+        capacity = ring.fitting_capacity(layout, free)
         capacity = -int(hosts.largest(-capacity)[0])  # what fits everywhere
     return [
         member if member.config.loop.replay_capacity else member.with_loop(replay_capacity=capacity)

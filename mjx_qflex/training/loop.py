@@ -14,7 +14,7 @@ seconds runs as many epochs as fit and joins their metrics with
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import chex
 import jax
@@ -30,6 +30,7 @@ from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import reduce_metrics
 from mjx_qflex.training.compiled import Loop
 from mjx_qflex.training.program import Program, stepping_options
+from mjx_qflex.training.program_store import ProgramStore
 from mjx_qflex.training.state import (
     SEED_AXES,
     WORLD_AXES,
@@ -99,6 +100,7 @@ def make_loop(
     config: LoopConfig,
     num_seeds: int | None = None,
     mesh: Mesh | None = None,
+    store: ProgramStore | None = None,
 ) -> Loop:
     """Builds the training functions of one environment and one algorithm.
 
@@ -110,16 +112,21 @@ def make_loop(
       config: sizes of each seed's run.
       num_seeds: S, runs in a population; None is one run.
       mesh: devices that share one run; None is one device.
+      store: where compiled programs of this environment and algorithm are kept; None is nowhere.
 
     Raises:
       UserError: the replay does not fit on the device, or the devices cannot share the sizes.
     """
-    replay_bytes = ring.replay_bytes(replay_layout(env, config)) * (num_seeds or 1)
-    ring.check_fits(sharding.bytes_of_each(mesh, replay_bytes), ring.free_device_bytes())
     programs = {
         **_training_programs(env, algorithm, config, num_seeds, mesh),
         **evaluation.make_programs(env, algorithm, config.eval_envs),
     }
+    if store is not None:
+        for name, one in programs.items():
+            one.store = store.of(name, config, num_seeds)
+    shapes = programs["init"].shapes(key_shape(num_seeds))
+    replay_bytes = ring.num_bytes(shapes.replay)
+    ring.check_fits(sharding.bytes_of_each(mesh, replay_bytes), ring.free_device_bytes())
     prefill_steps = _prefill_steps(config)
 
     def init(key: jax.Array) -> RunState:
@@ -150,7 +157,7 @@ def make_loop(
         rollout=partial(evaluation.record, programs["rollout"]),
         programs=programs,
         replay_bytes=replay_bytes,
-        state_bytes=ring.num_bytes(programs["init"].shapes(key_shape(num_seeds))),
+        state_bytes=ring.num_bytes(shapes),
         num_seeds=num_seeds,
         mesh=mesh,
     )
@@ -185,21 +192,30 @@ def _training_programs(
     }
 
 
-def transition_spec(env: Task) -> Transition:
-    """Returns shape and dtype of one environment's transition; traces `env.reset`, runs nothing."""
+def transition_spec(env: Task, reset_state: State) -> Transition:
+    """Returns shape and dtype of one environment's transition.
 
-    def example(key: jax.Array) -> Transition:
-        obs = worlds.observation(env.reset(key))
-        return Transition(obs, jnp.zeros(env.action_size), jnp.zeros(()), jnp.zeros(()), obs)
+    Args:
+      env: one environment.
+      reset_state: of any number of worlds `[..., N]`; its shapes are all that counts.
+    """
+    seen = worlds.observation(reset_state)
+    obs = jax.ShapeDtypeStruct(seen.shape[reset_state.done.ndim :], seen.dtype)
+    action, scalar = (jax.ShapeDtypeStruct(x, jnp.float32) for x in ((env.action_size,), ()))
+    return Transition(*cast(Any, (obs, action, scalar, scalar, obs)))
 
-    return jax.eval_shape(example, key_shape())
 
+def replay_layout(env: Task, config: LoopConfig, reset_state: State) -> ring.Layout:
+    """Returns what decides the shapes of a run's ring; its capacity is settled.
 
-def replay_layout(env: Task, config: LoopConfig) -> ring.Layout:
-    """Returns what decides the shapes of a run's ring; its capacity is settled."""
+    Args:
+      env: one environment.
+      config: sizes of the run.
+      reset_state: as of `transition_spec`.
+    """
     assert config.replay_capacity > 0, "the capacity is settled before the ring is laid out"
     return ring.Layout(
-        transition_spec(env),
+        transition_spec(env, reset_state),
         config.num_envs,
         config.replay_capacity,
         env.episode_length,
@@ -210,10 +226,11 @@ def replay_layout(env: Task, config: LoopConfig) -> ring.Layout:
 def _init(env: Task, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -> DeviceState:
     key, key_learner, key_reset = jax.random.split(key, 3)
     num_envs = config.num_envs
+    env_state = worlds.reset(env, parallel.split(key_reset, num_envs, algorithm.axis_name))
     return DeviceState(
-        env_state=worlds.reset(env, parallel.split(key_reset, num_envs, algorithm.axis_name)),
+        env_state=env_state,
         carry=algorithm.init_carry(num_envs),
-        replay=ring.init(replay_layout(env, config)),
+        replay=ring.init(replay_layout(env, config, env_state)),
         learner=algorithm.init(key_learner),
         key=key,
         episode_return=jnp.zeros(num_envs),

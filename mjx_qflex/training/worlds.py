@@ -24,9 +24,14 @@ class Task(Protocol):
     def step(self, state: State, action: jax.Array) -> State: ...
 
 
+def reset_shapes(env: Task) -> State:
+    """Returns the reset state of one world as `ShapeDtypeStruct`s; traces, and runs nothing."""
+    return jax.eval_shape(env.reset, jax.eval_shape(lambda: jax.random.PRNGKey(0)))
+
+
 def observation(state: State) -> jax.Array:
     """Returns the observation `[..., O]`; observations that are mappings are not supported."""
-    if not isinstance(state.obs, jax.Array):
+    if not isinstance(state.obs, jax.Array | jax.ShapeDtypeStruct):
         raise TypeError("the environment's observation must be one array")
     return state.obs
 
