@@ -3,7 +3,7 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiled programs are kept for the commands that tests start, in a folder of the session's.
+# Compiled programs are kept only for the commands that tests start, in a temporary folder.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import contextlib
