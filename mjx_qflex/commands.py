@@ -7,6 +7,7 @@ with 1, and has no default that depends on the device.
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -19,6 +20,7 @@ from mjx_qflex.lookup import unknown_name
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
 
 USER_ERROR = 2
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _STARTED = time.monotonic()
 
 
@@ -92,7 +94,7 @@ def silent(text: str) -> None:
 def run(
     command: Callable[[Sequence[str], Interrupt], None], arguments: Sequence[str] | None
 ) -> int:
-    """Runs a command and returns the exit status: 0, or 2 after a user's mistake.
+    """Runs a command and returns the exit status: 0, or 2 after a user's mistake or a full disk.
 
     A request to stop (Ctrl-C, SIGTERM) also ends with 0, at once: what the command left running
     on another thread may be inside XLA, which a normal exit would wait for or crash in.
@@ -102,6 +104,12 @@ def run(
             command(sys.argv[1:] if arguments is None else arguments, interrupt)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{where}; make room, then go on", file=sys.stderr)
         return USER_ERROR
     except Interrupted:
         say("stopped; the same command goes on")

@@ -1,7 +1,9 @@
 """The commands as a user meets them: files, words, exit codes, signals, resuming."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,7 +15,7 @@ from tiny_runs import LEFT_BEHIND, TINY, finish, learned, read_rows, wait_for
 from videos import read_clip
 
 from mjx_qflex import config as configs
-from mjx_qflex import evaluate, presets, train
+from mjx_qflex import commands, evaluate, presets, train
 from mjx_qflex.training import checkpoint
 
 LONG = (*TINY, "--set", "total_steps=100000000")
@@ -82,19 +84,18 @@ def test_the_same_command_leaves_a_finished_run_alone(command, trained):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_killed_and_stopped_runs_resume_bit_for_bit(command, trained, tmp_path):
-    """kill -9, then SIGTERM, then to the end: the same numbers as a run left alone."""
+def test_stopped_runs_resume_bit_for_bit(command, trained, tmp_path):
+    """SIGTERM, twice: the same numbers as a run left alone. (`test_faults` kills.)"""
     whole, _ = trained
     folder = tmp_path / "run"
     process = command("train", *LONG, f"--logdir={folder}")
-    wait_for(process, "checkpoint at")
-    process.kill()
-    process.communicate()
-    killed_at = int(checkpoint.newest(folder / "checkpoints").name)
-    assert killed_at >= 800
+    wait_for(process, "checkpoint at 800")
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 0
+    first_stop = int(checkpoint.newest(folder / "checkpoints").name)
 
     process = command("train", *LONG, f"--logdir={folder}")
-    wait_for(process, f"resumed from {killed_at:,}")
+    wait_for(process, f"resumed from {first_stop:,}")
     wait_for(process, "transitions |")
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -104,7 +105,7 @@ def test_killed_and_stopped_runs_resume_bit_for_bit(command, trained, tmp_path):
     assert "stopped; the same command goes on" in out
     rows = read_rows(folder)
     stopped_at = int(checkpoint.newest(folder / "checkpoints").name)
-    assert int(rows[-1]["transitions"]) == stopped_at > killed_at
+    assert int(rows[-1]["transitions"]) == stopped_at > first_stop
 
     transitions = [int(row["transitions"]) for row in rows]
     assert transitions == list(range(800, stopped_at + 1, 400))
@@ -252,6 +253,14 @@ def test_a_run_of_other_settings_or_task_is_refused(capsys, trained, tmp_path):
     assert "checkpoint" in line
     assert sorted(folder.rglob("*")) == before
     assert configs.load(folder) == changed
+
+
+def test_a_full_disk_is_one_line(capsys):
+    def command(arguments, interrupt):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.md")
+
+    assert commands.run(command, []) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_evaluate_refuses_what_is_no_run(capsys, tmp_path):

@@ -3,12 +3,14 @@
 import json
 import math
 import signal
+import struct
 import threading
 import time
 import types
 
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import assessment, evaluation, metrics, reporting
@@ -43,6 +45,38 @@ def test_a_resumed_log_drops_what_will_be_written_again(tmp_path):
     rows = metrics.read_rows(tmp_path)
     assert [r["transitions"] for r in rows] == [10, 20, 30]
     assert rows[-1]["return"] == 7.0
+
+
+def events(folder):
+    """The events in TensorBoard's files, oldest first."""
+    found = []
+    for path in sorted((folder / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])  # then four bytes of check sum, and after it
+            found.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return found
+
+
+def test_tensorboard_has_every_finite_number_at_once(tmp_path):
+    log = metrics.MetricsLog(tmp_path, 0)
+    log.write(row(10))
+    log.write(row(20) | {"return": 0.25})
+    values = [
+        {value.tag: value.simple_value for value in event.summary.value}
+        for event in events(tmp_path)
+        if event.HasField("summary")
+    ]
+    assert values == [
+        {"transitions": 10, "seconds": 5.0},
+        {"transitions": 20, "seconds": 10.0, "return": 0.25},
+    ]
+    log.close()
+    time.sleep(1.1)  # its files are named by the second
+    metrics.MetricsLog(tmp_path, 10).close()
+    (start,) = [event for event in events(tmp_path) if event.HasField("session_log")]
+    assert start.step == 11 and start.session_log.status == start.session_log.START
 
 
 def test_the_header_never_changes(tmp_path):

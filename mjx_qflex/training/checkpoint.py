@@ -11,7 +11,9 @@ hardly compresses, and compressing made saving ten times slower.
 """
 
 import json
+import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -30,6 +32,11 @@ from mjx_qflex.training.state import RunState
 GIB = 2**30
 KEPT_LEARNERS = 2  # older checkpoints that stay, without their replay
 UNFINISHED = ".unfinished-"
+
+# Orbax prints, with their traces, errors that it also raises.
+logging.getLogger("absl").addFilter(
+    lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
+)
 
 Leaves = dict[str, Any]  # a pytree as its leaves, by path: independent of its containers
 
@@ -68,7 +75,7 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
       fingerprint: JSON values by name; `restore` refuses a checkpoint whose fingerprint differs.
 
     Raises:
-      UserError: the folder cannot be written to.
+      UserError: the folder cannot be written to, or the disk is full; older checkpoints stand.
     """
     start = time.perf_counter()
     path = folder / f"{run.transitions:012d}"
@@ -86,8 +93,9 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
                 (unfinished / "about.json").write_text(json.dumps(asdict(about), indent=1))
                 os.rename(unfinished, path)
             hosts.barrier("checkpoint complete")
-        except OSError as error:
-            raise UserError(f"cannot write the checkpoint {path}: {error.strerror}") from error
+        except (OSError, ValueError, RuntimeError) as error:  # as Orbax's stores tell it
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise _unwritten(path, newest(folder), error) from error
     if hosts.is_first():
         _thin_out(folder)
     return Saved(path, _size_on_disk(path), time.perf_counter() - start)
@@ -226,6 +234,16 @@ def _read(path: Path, expected: Leaves) -> Leaves:
         name: read[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
         for name, leaf in placed.items()
     }
+
+
+def _unwritten(path: Path, before: Path | None, error: Exception) -> UserError:
+    """Returns what to say of a checkpoint that could not be written, `before` being the last."""
+    # A store's message is long; the number of the system's error is at its end.
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    says = os.strerror(int(number[1])) if number else getattr(error, "strerror", None)
+    why = says or type(error).__name__
+    stands = f"; {before.name} stands, and the same command goes on from it" if before else ""
+    return UserError(f"cannot write the checkpoint {path}: {why}{stands}")
 
 
 def _damaged(path: Path) -> UserError:

@@ -2,12 +2,15 @@
 
 import csv
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from mjx_qflex.errors import UserError
 
@@ -37,15 +40,13 @@ class MetricsLog:
                 writer.writerows(map(_to_text, rows))
         partial.replace(self._path)
         self._file = self._path.open("a", newline="")
-        self._board = SummaryWriter(
-            str(folder / TENSORBOARD_FOLDER), purge_step=transitions + 1 if rows else None
-        )
+        self._board = _Board(folder / TENSORBOARD_FOLDER, transitions + 1 if rows else None)
 
     def write(self, row: Row) -> None:
         """Appends a row, which is in the file when this returns; NaN is an empty cell.
 
         Raises:
-          UserError: the row's columns are not those of the rows before.
+          UserError: the row's columns are not those of the rows before, or the disk is full.
         """
         if self._header is None:
             self._header = list(row)
@@ -56,15 +57,49 @@ class MetricsLog:
                 f"{self._path} has other columns than this version writes ({changed}); "
                 "choose another --logdir"
             )
-        csv.DictWriter(self._file, self._header).writerow(_to_text(row))
-        self._file.flush()
-        for name, value in row.items():
-            if math.isfinite(value):
-                self._board.add_scalar(name, value, int(row["transitions"]))
+        try:
+            csv.DictWriter(self._file, self._header).writerow(_to_text(row))
+            self._file.flush()
+            self._board.write(int(row["transitions"]), row)
+        except OSError as error:
+            raise UserError(
+                f"cannot write metrics in {self._path.parent}: {error.strerror}; make room, then "
+                "the same command goes on from the last checkpoint"
+            ) from error
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
+
+
+class _Board:
+    """TensorBoard's event file, written at once.
+
+    tensorboardX's own writer has a thread for it. A full disk ends that thread, and then whoever
+    adds an event waits for ever.
+    """
+
+    def __init__(self, folder: Path, purge_from: int | None):
+        """Opens a new file; events of earlier ones from step `purge_from` on are void."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"))
+        if purge_from is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(step=purge_from, file_version="brain.Event:2"))
+            self._events.write_event(Event(step=purge_from, session_log=start))
+
+    def write(self, step: int, row: Row) -> None:
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in row.items()
+            if math.isfinite(value)
+        ]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        self._events.write_event(event)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
 
 
 def read_rows(folder: Path) -> list[Row]:
