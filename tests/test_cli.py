@@ -14,8 +14,8 @@ import pytest
 from tiny_runs import LEFT_BEHIND, TINY, finish, learned, read_rows, wait_for
 from videos import read_clip
 
-from mjx_qflex import config as configs
 from mjx_qflex import commands, evaluate, presets, train
+from mjx_qflex import config as configs
 from mjx_qflex.training import checkpoint
 
 LONG = (*TINY, "--set", "total_steps=100000000")
