@@ -40,7 +40,8 @@ COMMAND = (
     "--set", "loop.replay_capacity=50000", "--set", "loop.steps_per_epoch=10",
 )  # fmt: skip
 INTERVAL = 10.0  # s
-WARM_UP = 1 / 6  # of the time: the ring fills, allocators settle
+WARM_UP = 1 / 4  # of the time: the ring fills, the first evaluation compiles
+BLOCKS = 10  # of the rest, over which memory is averaged and speed taken
 FLAT_MEMORY, FLAT_SPEED = 0.02, 0.05  # of the mean, an hour
 
 
@@ -98,11 +99,10 @@ def record(hours: float, folder: Path) -> None:
 
 
 def slope(hours: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Returns the least-squares slope and its standard error over ten blocks of the samples."""
-    fit = np.polyfit(hours, values, 1)
-    blocks = np.array_split(values - np.polyval(fit, hours), 10)
-    spread = np.std([block.mean() for block in blocks], ddof=2) / np.sqrt(len(blocks))
-    return float(fit[0]), float(spread / hours.std())
+    """Returns the least-squares slope of `[BLOCKS]` values an hour, and its standard error."""
+    fit, residual, *_ = np.polyfit(hours, values, 1, full=True)
+    spread = np.sqrt(residual[0] / (BLOCKS - 2)) if len(residual) else 0.0
+    return float(fit[0]), float(spread / (hours.std() * np.sqrt(BLOCKS)))
 
 
 def verdict() -> None:
@@ -116,27 +116,32 @@ def verdict() -> None:
         rows = list(csv.DictReader(file))
     data = {name: np.array([float(row[name]) for row in rows]) for name in COLUMNS}
     hours = data["seconds"] / 3600
-    # Speed is that of the time between two samples.
-    middle = (hours[1:] + hours[:-1]) / 2
-    speed = 1000 * np.diff(data["cpu_seconds"]) / np.diff(data["updates"])
     epochs, updates = data["epoch"][-1], data["updates"][-1]
     print(f"{hours[-1]:.2f} hours, {epochs:,.0f} epochs, {updates:,.0f} updates")
+    (warm,) = np.nonzero(hours >= WARM_UP * hours[-1])
+    blocks = np.array_split(warm, BLOCKS)
+    middles = np.array([hours[block].mean() for block in blocks])
+
+    def growth(name: str, block: np.ndarray) -> float:
+        return data[name][block[-1]] - data[name][block[0]]
+
+    memory = np.array([data["rss_mib"][block].mean() for block in blocks])
+    speed = np.array([1000 * growth("cpu_seconds", b) / growth("updates", b) for b in blocks])
     figure, axes = pyplot.subplots(2, 1, sharex=True, figsize=(8, 5), layout="constrained")
-    for axis, x, values, name, flat in (
-        (axes[0], hours, data["rss_mib"], "resident memory (MiB)", FLAT_MEMORY),
-        (axes[1], middle, speed, "CPU time an update (ms)", FLAT_SPEED),
+    axes[0].plot(hours, data["rss_mib"], linewidth=0.8)
+    for axis, values, name, flat in (
+        (axes[0], memory, "resident memory (MiB)", FLAT_MEMORY),
+        (axes[1], speed, "CPU time an update (ms)", FLAT_SPEED),
     ):
-        warm = x >= WARM_UP * hours[-1]
-        change, error = slope(x[warm], values[warm])
-        mean = values[warm].mean()
-        word = "flat" if abs(change) <= max(flat * mean, 2 * error) else "NOT flat"
+        change, error = slope(middles, values)
+        word = "flat" if abs(change) <= max(flat * values.mean(), 2 * error) else "NOT flat"
         print(
-            f"{name}: mean {mean:,.1f}, slope {change:+.2f} ± {error:.2f} an hour "
-            f"({change / mean:+.1%}): {word}"
+            f"{name}: mean {values.mean():,.1f}, slope {change:+.2f} ± {error:.2f} an hour "
+            f"({change / values.mean():+.1%}): {word}"
         )
-        axis.plot(x, values, linewidth=0.8)
+        axis.plot(middles, values, "k.")
         axis.set_ylabel(name)
-        axis.set_ylim(0, 1.2 * np.quantile(values, 0.98))
+        axis.set_ylim(0, 1.1 * max(values.max(), *(line.get_ydata().max() for line in axis.lines)))
     axes[1].set_xlabel("hours")
     figure.savefig(FOLDER / "long_life.png", dpi=120)
 
