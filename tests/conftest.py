@@ -39,14 +39,10 @@ def absent_sources_skip():
 
 
 @contextlib.contextmanager
-def jax_for_others(folder):
-    """brax, raw MJX and flashbax rely on rank promotion; tests' programs take longest to compile.
-
-    `folder` keeps what was compiled.
-    """
-    options = {
-        "jax_numpy_rank_promotion": "allow",
-        "jax_disable_most_optimizations": True,
+def compiling_once(folder, **options):
+    """Keeps compiled programs in `folder`, for those that are made anew; with `options` of JAX."""
+    options |= {
+        "jax_enable_compilation_cache": True,
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
@@ -58,6 +54,16 @@ def jax_for_others(folder):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+def jax_for_others(folder):
+    """brax, raw MJX and flashbax rely on rank promotion; tests' programs take longest to compile.
+
+    `folder` keeps what was compiled.
+    """
+    return compiling_once(
+        folder, jax_numpy_rank_promotion="allow", jax_disable_most_optimizations=True
+    )
 
 
 @functools.cache

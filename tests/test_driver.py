@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import toy_envs
-from jax.experimental.compilation_cache import compilation_cache
+from conftest import compiling_once
 
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
@@ -28,21 +28,9 @@ def toy_task(tmp_path_factory):
     """Puts a toy in place of the task, and compiles it once for all tests here."""
     env = toy_envs.ActionReward()
     algorithm = toy_envs.random_algorithm(env.observation_size, env.action_size)
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_enable_compilation_cache": True,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, compiling_once(tmp_path_factory.mktemp("compiled")):
         patch.setattr(driver, "build", lambda config, axis_name=None: (env, algorithm))
-        for name, value in options.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
         yield
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
