@@ -1,5 +1,6 @@
 """Checkpoints: bit for bit across a killed process, thin, atomic, and only for the same run."""
 
+import gc
 import json
 import os
 import shutil
@@ -124,6 +125,20 @@ def test_saving_leaves_the_run_usable_and_saving_twice_is_harmless(tmp_path, loo
     first = checkpoint.save(tmp_path, run, FINGERPRINT)
     assert checkpoint.save(tmp_path, run, FINGERPRINT).path == first.path
     advance(loop, run, 1)
+
+
+def test_saving_again_and_again_leaves_no_objects_behind(tmp_path):
+    leaves = {str(i): jnp.ones(3) for i in range(5)}
+
+    def objects_after(transitions):
+        for number in transitions:
+            run = RunState({"learner": leaves, "x": jnp.ones(9)}, transitions=number)  # type: ignore[arg-type]
+            checkpoint.save(tmp_path, run, {})
+        gc.collect()
+        return len(gc.get_objects())
+
+    first = objects_after(range(1, 6))
+    assert objects_after(range(6, 26)) - first < 40  # two a save
 
 
 def test_nothing_to_restore(tmp_path, loop):
