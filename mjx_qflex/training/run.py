@@ -319,8 +319,9 @@ class Run:
         raise Interrupted
 
     def _close_logs(self) -> None:
-        for log in self.logs:
-            log.close()
+        """Closes what is open; who stops on the way out may ask again."""
+        while self.logs:
+            self.logs.pop().close()
 
     def _shorten_epochs(self, seconds: float) -> None:
         """Makes epochs shorter where the first took so long that Ctrl-C would have to wait."""
