@@ -12,7 +12,7 @@ from mjx_qflex.training.loop import LoopConfig, make_loop
 PLATFORMS = ("cuda", "tpu")
 SIZES = LoopConfig(
     num_envs=2, batch_size=4, prefill_transitions=4, replay_capacity=16, steps_per_epoch=2,
-    reset_pool=2, eval_envs=1,
+    reset_pool=2, eval_envs=1, matmul_precision="bfloat16",
 )  # fmt: skip
 
 
@@ -32,6 +32,12 @@ def test_an_epoch_lowers_for_accelerators(name):
     )
     text = exported(make_loop(env, algorithm, SIZES))
     assert "lapack" not in text and "xla_cpu" not in text  # what only a CPU can call
+    # What asks for no precision gets that of the networks, and elsewhere a GPU's ten bits.
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    exact = [line for line in products if "precision = [HIGHEST, HIGHEST]" in line]
+    coarse = [line for line in products if line.count("xbf16>") == 2]
+    assert len(exact) + len(coarse) == len(products)
+    assert coarse
 
 
 def test_what_reaches_for_the_host_is_seen():

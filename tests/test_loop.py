@@ -297,6 +297,7 @@ def test_without_updates_or_prefill_it_only_collects():
         ("prefill_actions", "none"),
         ("replay_capacity", -1),
         ("replay_obs_dtype", "float16"),
+        ("matmul_precision", "float16"),
     ],
 )
 def test_impossible_sizes_are_refused(field, value):

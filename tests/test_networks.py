@@ -156,3 +156,27 @@ def test_initial_kernels_are_truncated_normal():
     assert 1.99 < np.abs(scaled).max() <= 2.0
     assert abs(scaled.std() - 0.8796) < 0.01  # of a unit normal cut at +-2
     assert abs(scaled.mean()) < 0.01
+
+
+def test_products_in_bfloat16_round_factors_and_nothing_else():
+    rng = np.random.default_rng(0)
+    x, kernel, upstream = (rng.normal(size=s).astype("f") for s in ((7, 5), (5, 3), (7, 3)))
+    layers = (networks.Linear(jnp.asarray(kernel), jnp.full((1, 3), 1e-4)),)
+    folded = networks.Folded(jnp.zeros(5), layers)
+
+    def outputs(x, folded):
+        return networks.apply_folded(folded, x)
+
+    def rounded(values):
+        return np.asarray(jnp.asarray(values, jnp.bfloat16), np.float32)
+
+    with jax.default_matmul_precision("bfloat16"):
+        got, pull = jax.vjp(outputs, jnp.asarray(x), folded)
+        to_x, to_folded = pull(jnp.asarray(upstream))
+    expected = rounded(x) @ rounded(kernel) + 1e-4
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(to_x, rounded(upstream) @ rounded(kernel).T, rtol=1e-6, atol=1e-6)
+    to_kernel = to_folded.layers[0].kernel
+    np.testing.assert_allclose(to_kernel, rounded(x).T @ rounded(upstream), rtol=1e-6, atol=1e-6)
+    assert got.dtype == to_x.dtype == to_kernel.dtype == jnp.float32
+    assert np.abs(got - (x @ kernel + 1e-4)).max() > 1e-4

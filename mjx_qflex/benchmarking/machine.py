@@ -102,9 +102,12 @@ def load_warnings(load: float, cores: int) -> list[str]:
     ]
 
 
-def warnings(quiet: dict[str, float], cores: int) -> list[str]:
-    """Returns a line for each sign in a watch's summary that the machine was not quiet."""
-    lines = load_warnings(quiet["load_average_before"], cores)
+def warnings(quiet: dict[str, float]) -> list[str]:
+    """Returns a line for each sign in a watch's summary that the machine was not quiet.
+
+    The load average before is none: it still remembers what has ended.
+    """
+    lines = []
     for key, whom in (
         ("cores_used_by_others", "other programs"),
         ("cores_stolen_by_the_host", "the virtual machine's host"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mjx_qflex.benchmarking import cases
+from mjx_qflex.benchmarking import cases, machine
 from mjx_qflex.benchmarking.comparisons import KINDS
 from mjx_qflex.errors import UserError
 from mjx_qflex.training.metrics import duration, number
@@ -33,8 +33,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def as_markdown(results: Results) -> str:
     """Returns all tables of one file of results."""
     lines = [f"    {results['command']}", "", _where(results), ""]
-    lines += [f"**Not quiet:** {line}." for line in results["warnings"]]
-    if results["warnings"]:
+    warnings = machine.warnings(results["quiet"])
+    lines += [f"**Not quiet:** {line}." for line in warnings]
+    if warnings:
         lines.append("")
     if results["cases"]:
         sections = (_speeds, _shares, _updates, _roofline)

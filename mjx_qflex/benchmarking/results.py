@@ -59,7 +59,6 @@ def measure(
             case = cases.Case(config, flags.batch_size, budget, say, world_seconds)
             found["cases"].append(case.measure())
     found["quiet"] = watch.summary()
-    found["warnings"] = machine.warnings(found["quiet"], machine.cores())
     return found
 
 

@@ -29,6 +29,7 @@ from mjx_qflex.training import evaluation, sharding, worlds
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import reduce_metrics
 from mjx_qflex.training.compiled import Loop
+from mjx_qflex.training.precision import MatmulPrecision, with_matmul_precision
 from mjx_qflex.training.program import Program, stepping_options
 from mjx_qflex.training.program_store import ProgramStore
 from mjx_qflex.training.state import (
@@ -59,6 +60,8 @@ class LoopConfig:
       replay_capacity: transitions that the ring holds, rounded up to whole vector steps; 0 is as
         many as the free memory suggests, a number that a run settles when it begins.
       replay_obs_dtype: in which the ring keeps observations; half the memory in bfloat16.
+      matmul_precision: of the networks' matrix products; "default" is JAX's, for each device its
+        fastest. Physics always has full precision.
       steps_per_epoch: vector steps of one call of `epoch`.
       reset_pool: reset states made at the start of each epoch, from which ended worlds restart.
       eval_envs: E, episodes of one evaluation.
@@ -71,6 +74,7 @@ class LoopConfig:
     prefill_actions: PrefillActions = "uniform"
     replay_capacity: int = 1_000_000
     replay_obs_dtype: ring.ObsDtype = "float32"
+    matmul_precision: MatmulPrecision = "default"
     steps_per_epoch: int = 100
     reset_pool: int = 64
     eval_envs: int = 64
@@ -83,7 +87,11 @@ class LoopConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 1 or more")
-        names = {"prefill_actions": PrefillActions, "replay_obs_dtype": ring.ObsDtype}
+        names = {
+            "prefill_actions": PrefillActions,
+            "replay_obs_dtype": ring.ObsDtype,
+            "matmul_precision": MatmulPrecision,
+        }
         for name, choices in names.items():
             if getattr(self, name) not in get_args(choices):
                 raise unknown_name(f"loop.{name}", getattr(self, name), get_args(choices))
@@ -117,6 +125,7 @@ def make_loop(
     Raises:
       UserError: the replay does not fit on the device, or the devices cannot share the sizes.
     """
+    algorithm = with_matmul_precision(algorithm, config.matmul_precision)
     programs = {
         **_training_programs(env, algorithm, config, num_seeds, mesh),
         **evaluation.make_programs(env, algorithm, config.eval_envs),

@@ -1,0 +1,40 @@
+"""In what precision the networks take their matrix products.
+
+Only what an algorithm computes in `act` and `update` is concerned, and there only what names no
+precision itself. Physics names full precision at each product (`porting.dynamics.matmul`).
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Literal, ParamSpec, TypeVar
+
+import jax
+
+from mjx_qflex.types import Algorithm
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+# As `jax.default_matmul_precision` has them. "default" is float32 on a CPU, TensorFloat32 (ten bits
+# behind the point) on an NVIDIA GPU, and bfloat16 (seven) on a TPU.
+MatmulPrecision = Literal["default", "float32", "bfloat16"]
+
+
+def with_matmul_precision(algorithm: Algorithm, precision: MatmulPrecision) -> Algorithm:
+    """Returns the algorithm that takes its networks' products in `precision`."""
+    if precision == "default":
+        return algorithm
+    return algorithm._replace(
+        act=_traced_in(precision, algorithm.act), update=_traced_in(precision, algorithm.update)
+    )
+
+
+def _traced_in(
+    precision: MatmulPrecision, function: Callable[Parameters, Result]
+) -> Callable[Parameters, Result]:
+    @wraps(function)
+    def traced(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        with jax.default_matmul_precision(precision):
+            return function(*args, **kwargs)
+
+    return traced
