@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything in this folder, on a CPU: 15 minutes on two quiet cores. A name runs that part alone:
+# Everything in this folder, on a CPU: 45 minutes on two quiet cores. A name runs that part alone:
 #     experiments/benchmark/run.sh [parts|environments|brax|host|replay|physics ...]
 # The accelerator's part: experiments/benchmark/run.sh gpu (writes the folder `gpu`).
 set -euo pipefail
