@@ -86,6 +86,11 @@ def transitions(folder):
     return [row["transitions"] for row in metrics.read_rows(folder)]
 
 
+def evaluated(folder):
+    rows = metrics.read_rows(folder)
+    return [row["transitions"] for row in rows if not np.isnan(row["evaluation/return"])]
+
+
 def test_epochs_that_take_too_long_are_shortened_once_and_for_good(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "MAX_EPOCH_SECONDS", 0.0)
     monkeypatch.setattr(run, "AIMED_EPOCH_SECONDS", 0.0)
@@ -167,8 +172,10 @@ def test_a_stop_during_an_evaluation_saves_first(tmp_path, monkeypatch):
     stopped = transitions(tmp_path)[-1]
     assert stopped < 200
     assert int(checkpoint.newest(tmp_path / "checkpoints").name) == stopped
+    assert not evaluated(tmp_path)
     train(tmp_path, 200)
     assert transitions(tmp_path) == [80.0, 120.0, 160.0, 200.0]
+    assert evaluated(tmp_path) == [stopped + 40.0, 200.0]
 
 
 def test_a_run_that_was_stopped_before_its_report_makes_up_for_it(copied):

@@ -51,6 +51,11 @@ def their_age(replay, obs, number):
     )
 
 
+def repeated(write, obs):
+    """Returns the step to repeat on (ring, number) that writes alone."""
+    return lambda state: (write(state[0], obs, state[1]), state[1] + 1)
+
+
 def main() -> None:
     for task in TASKS:
         config = configs.resolve(task, "sac", "cpu")
@@ -61,10 +66,7 @@ def main() -> None:
         obs = jnp.ones((layout.num_envs, env.observation_size))
         steps = {"all of add": replays.adding(buffer, layout)}
         for write in (newest, last_observations, their_age):
-            steps[write.__name__.replace("_", " ")] = lambda state, write=write: (
-                write(state[0], obs, state[1]),
-                state[1] + 1,
-            )
+            steps[write.__name__.replace("_", " ")] = repeated(write, obs)
         for name, step in steps.items():
             content = replays.fill(buffer, ring.init(layout), layout)
             taken = Repeated(step, (content, jnp.int32(0)), {}).measure(BUDGET)

@@ -110,8 +110,8 @@ def draw(curves: Curves, output: Path) -> None:
             lines = [c for key, c in curves.items() if key[:2] == (task, algorithm)]
             if not lines:
                 continue
-            estimate = statistics.over_seeds(np.stack([line[:, 1] for line in lines]), "iqm")
-            x, colour = lines[0][:, 0], colours[algorithm]
+            x, values = comparison.at_common_points(lines)
+            estimate, colour = statistics.over_seeds(values, "iqm"), colours[algorithm]
             label = f"{algorithm} ({len(lines)})"
             axis.plot(x, estimate.value, color=colour, linewidth=1.8, label=label)
             axis.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.2, linewidth=0)

@@ -304,9 +304,6 @@ def curve(
 ) -> tuple[np.ndarray, Estimate, list[np.ndarray]]:
     """Returns a group's learning curve and those of its seeds.
 
-    Seeds are interpolated to common points, and only where all of them have been: an estimate
-    over fewer seeds towards the end would be another estimate.
-
     Returns:
       x `[T]`, the estimate `[T]` over seeds (T = 0 where no range is common), and each seed's
       own points `[N, 2]`.
@@ -314,12 +311,23 @@ def curve(
     lines = [line for run in item.runs if len(line := run.series(quantity, x))]
     if not lines:
         return np.zeros(0), Estimate(*np.zeros((3, 0))), []
+    places, values = at_common_points(lines)
+    if not len(places):
+        return places, Estimate(*np.zeros((3, 0))), lines
+    return places, statistics.over_seeds(values, statistic), lines
+
+
+def at_common_points(lines: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolates the points `[N, 2]` of each seed, and only where all of them have been.
+
+    An estimate over fewer seeds towards the end would be another estimate.
+
+    Returns:
+      x `[T]`, at most `CURVE_POINTS`, none where no range is common; values `[S, T]`.
+    """
     begin, end = max(line[0, 0] for line in lines), min(line[-1, 0] for line in lines)
     places = np.unique(np.concatenate([line[:, 0] for line in lines]))
     places = places[(begin <= places) & (places <= end)]
     if len(places) > CURVE_POINTS:
         places = places[np.linspace(0, len(places) - 1, CURVE_POINTS).round().astype(int)]
-    if not len(places):
-        return places, Estimate(*np.zeros((3, 0))), lines
-    values = np.stack([np.interp(places, line[:, 0], line[:, 1]) for line in lines])
-    return places, statistics.over_seeds(values, statistic), lines
+    return places, np.stack([np.interp(places, line[:, 0], line[:, 1]) for line in lines])

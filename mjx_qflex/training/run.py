@@ -72,6 +72,7 @@ class Run:
         self.state: RunState | None = None
         self.logs: list[metrics.MetricsLog] = []
         self.saved_transitions = 0  # of the newest checkpoint
+        self.evaluated_transitions = 0.0  # where the newest evaluation was
         self.seconds = np.zeros(len(members))  # of training, all processes of each run together
         self.last_save, self.save_seconds, self.last_line = time.monotonic(), 0.0, -np.inf
         self.noted_small_replay = False
@@ -110,14 +111,16 @@ class Run:
                 member.save_config()
 
     def _open_logs(self) -> None:
-        if not hosts.is_first():
-            return
-        self.logs = [
-            metrics.MetricsLog(member.folder, self.saved_transitions) for member in self.members
-        ]
-        for index, member in enumerate(self.members):
-            rows = metrics.read_rows(member.folder)
-            self.seconds[index] = rows[-1]["seconds"] if rows else 0.0
+        if hosts.is_first():
+            self.logs = [
+                metrics.MetricsLog(member.folder, self.saved_transitions) for member in self.members
+            ]
+            for index, member in enumerate(self.members):
+                rows = metrics.read_rows(member.folder)
+                self.seconds[index] = rows[-1]["seconds"] if rows else 0.0
+                evaluated = [row for row in rows if not np.isnan(row["evaluation/return"])]
+                self.evaluated_transitions = evaluated[-1]["transitions"] if evaluated else 0.0
+        (self.evaluated_transitions,) = hosts.largest(self.evaluated_transitions)
 
     def _restore(self) -> None:
         def restore() -> RunState:
@@ -171,7 +174,7 @@ class Run:
 
     def _after_epoch(self, before: RunState, rows: Sequence[metrics.Row]) -> None:
         """Evaluates, writes and says how it went; stops where that was asked for."""
-        evaluated = self._evaluation(before.transitions)
+        evaluated = self._evaluation()
         rows = [row | more for row, more in zip(rows, evaluated, strict=True)]
         for log, row in zip(self.logs, rows, strict=hosts.is_first()):
             log.write(row)
@@ -238,11 +241,15 @@ class Run:
             for index in range(self.num_seeds)
         ]
 
-    def _evaluation(self, before: int) -> list[metrics.Row]:
-        """Evaluates where the epoch that began at `before` transitions passed a point for it."""
+    def _evaluation(self) -> list[metrics.Row]:
+        """Evaluates where a point for it has passed since the last time.
+
+        What a request to stop leaves out, the resumed run makes up for after its first epoch.
+        """
         share = self.config.evaluations / self.config.total_steps
+        points = int(self.evaluated_transitions * share), int(self.run.transitions * share)
         rows = [{"evaluation/return": np.nan, "evaluation/length": np.nan} for _ in self.members]
-        if int(before * share) == int(self.run.transitions * share) or self.interrupt.requested:
+        if points[0] == points[1] or self.interrupt.requested:
             return rows
         if self.loop.programs["evaluate"].compile_seconds is None:
             self.say("evaluating (the first time compiles it) ...")
@@ -250,6 +257,7 @@ class Run:
             results = [self._evaluate(index) for index in range(self.num_seeds)]
         except Interrupted:
             return rows  # the caller sees the request, and saves
+        self.evaluated_transitions = self.run.transitions
         rows = [
             {
                 "evaluation/return": float(result.return_.mean()),
