@@ -17,6 +17,7 @@ those of Qflex's code (CrossQ, arXiv 1902.05605, warms up for 100,000 calls inst
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -188,24 +189,21 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def _rounded_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # With a derivative of its own: JAX's would multiply the float32 gradient by bfloat16 factors.
-    return jnp.matmul(*_rounded(x, kernel), preferred_element_type=jnp.float32)
-
-
-def _rounded(*factors: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(factor.astype(jnp.bfloat16) for factor in factors)
+    return _rounded_product_forward(x, kernel)[0]
 
 
 def _rounded_product_forward(x: jax.Array, kernel: jax.Array):
-    factors = _rounded(x, kernel)
-    return jnp.matmul(*factors, preferred_element_type=jnp.float32), factors
+    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return _summed_in_float32(x, kernel), (x, kernel)
 
 
 def _rounded_product_backward(factors: tuple[jax.Array, jax.Array], gradient: jax.Array):
-    (x, kernel), (gradient,) = factors, _rounded(gradient)
-    return (
-        jnp.matmul(gradient, kernel.T, preferred_element_type=jnp.float32),
-        jnp.matmul(x.T, gradient, preferred_element_type=jnp.float32),
-    )
+    x, kernel = factors
+    gradient = gradient.astype(jnp.bfloat16)
+    return _summed_in_float32(gradient, kernel.T), _summed_in_float32(x.T, gradient)
+
+
+_summed_in_float32 = partial(jnp.matmul, preferred_element_type=jnp.float32)
 
 
 _rounded_product.defvjp(_rounded_product_forward, _rounded_product_backward)

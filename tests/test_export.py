@@ -1,12 +1,16 @@
 """The training program of every task lowers for accelerators, seen on a machine without one."""
 
+from dataclasses import replace
+
 import jax
 import pytest
 from conftest import absent_sources_skip
 from toy_envs import Counter, random_algorithm
 
-from mjx_qflex import algos, tasks
+from mjx_qflex import config as configs
+from mjx_qflex import tasks
 from mjx_qflex.algos.qflex import QflexConfig
+from mjx_qflex.training import driver
 from mjx_qflex.training.loop import LoopConfig, make_loop
 
 PLATFORMS = ("cuda", "tpu")
@@ -25,11 +29,10 @@ def exported(loop):
 
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_an_epoch_lowers_for_accelerators(name):
+    config = configs.resolve(name, "qflex", "paper")
+    config = replace(config, loop=SIZES, algo_config=QflexConfig(width=8, depth=1))
     with absent_sources_skip():
-        env = tasks.make(name)
-    algorithm = algos.make(
-        "qflex", QflexConfig(width=8, depth=1), env.observation_size, env.action_size
-    )
+        env, algorithm = driver.build(config)
     text = exported(make_loop(env, algorithm, SIZES))
     assert "lapack" not in text and "xla_cpu" not in text  # what only a CPU can call
     # What asks for no precision gets that of the networks, and elsewhere a GPU's ten bits.

@@ -31,6 +31,7 @@ from mjx_qflex.training.interrupt import Interrupt
 from mjx_qflex.training.loop import Loop, LoopConfig, replay_layout
 from mjx_qflex.training.metrics import GIB
 from mjx_qflex.training.on_policy_run import OnPolicyRun
+from mjx_qflex.training.precision import with_matmul_precision
 from mjx_qflex.training.run import Loops, Run, Say
 from mjx_qflex.training.run_folder import Member
 from mjx_qflex.types import Agent, Algorithm
@@ -134,7 +135,10 @@ def build(config: Config, axis_name: str | None = None) -> tuple[TimedTask, Agen
     """Builds the environment and the algorithm of a run, on the devices along `axis_name`."""
     env = cast(TimedTask, tasks.from_config(config.task, config.task_config))
     sizes = env.observation_size, env.action_size
-    return env, algos.make(config.algo, config.algo_config, *sizes, axis_name)
+    algorithm = algos.make(config.algo, config.algo_config, *sizes, axis_name)
+    if isinstance(algorithm, Algorithm):
+        algorithm = with_matmul_precision(algorithm, config.loop.matmul_precision)
+    return env, algorithm
 
 
 def _train_group(run: Run, command: str, video: bool) -> int:

@@ -29,7 +29,7 @@ from mjx_qflex.training import evaluation, sharding, worlds
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import reduce_metrics
 from mjx_qflex.training.compiled import Loop
-from mjx_qflex.training.precision import MatmulPrecision, with_matmul_precision
+from mjx_qflex.training.precision import MatmulPrecision
 from mjx_qflex.training.program import Program, stepping_options
 from mjx_qflex.training.program_store import ProgramStore
 from mjx_qflex.training.state import (
@@ -60,8 +60,8 @@ class LoopConfig:
       replay_capacity: transitions that the ring holds, rounded up to whole vector steps; 0 is as
         many as the free memory suggests, a number that a run settles when it begins.
       replay_obs_dtype: in which the ring keeps observations; half the memory in bfloat16.
-      matmul_precision: of the networks' matrix products; "default" is JAX's, for each device its
-        fastest. Physics always has full precision.
+      matmul_precision: of the networks' matrix products, which `driver.build` gives the algorithm;
+        "default" is JAX's, for each device its fastest. Physics always has full precision.
       steps_per_epoch: vector steps of one call of `epoch`.
       reset_pool: reset states made at the start of each epoch, from which ended worlds restart.
       eval_envs: E, episodes of one evaluation.
@@ -125,7 +125,6 @@ def make_loop(
     Raises:
       UserError: the replay does not fit on the device, or the devices cannot share the sizes.
     """
-    algorithm = with_matmul_precision(algorithm, config.matmul_precision)
     programs = {
         **_training_programs(env, algorithm, config, num_seeds, mesh),
         **evaluation.make_programs(env, algorithm, config.eval_envs),
