@@ -1,8 +1,9 @@
 """Checkpoints: bit for bit across a killed process, thin, atomic, and only for the same run."""
 
 import gc
-import json
+import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -137,8 +138,9 @@ def test_saving_again_and_again_leaves_no_objects_behind(tmp_path):
         gc.collect()
         return len(gc.get_objects())
 
-    first = objects_after(range(1, 6))
-    assert objects_after(range(6, 26)) - first < 40  # two a save
+    # Two objects a save would be 40; caches that fill once do so in one of the spans at most.
+    counts = [objects_after(range(first, first + 20)) for first in (1, 21, 41)]
+    assert min(after - before for before, after in itertools.pairwise(counts)) < 40
 
 
 def test_nothing_to_restore(tmp_path, loop):
@@ -180,16 +182,15 @@ def test_checkpoint_of_another_run_is_refused(tmp_path, loop):
         checkpoint.restore(tmp_path, narrower, FINGERPRINT)
 
 
-@pytest.mark.parametrize("damage", ["about", "state", "store"])
-def test_damaged_checkpoint_is_one_line(tmp_path, loop, damage):
+@pytest.mark.parametrize("damaged", ["about.json", "state", "state/key/.zarray", "state/key/0"])
+def test_damaged_checkpoint_is_one_line(tmp_path, loop, damaged):
     path = checkpoint.save(tmp_path, loop.init(KEY), FINGERPRINT).path
-    if damage == "about":
-        (path / "about.json").write_text(json.dumps({"leaves": {}})[:-3])
-    elif damage == "state":
-        shutil.rmtree(path / "state")
+    if damaged == "state":
+        shutil.rmtree(path / damaged)
     else:
-        (path / "state" / "manifest.ocdbt").write_bytes(b"")
-    with pytest.raises(UserError, match="damaged") as caught:
+        content = (path / damaged).read_bytes()
+        (path / damaged).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"damaged \({re.escape(damaged)}.*another") as caught:
         checkpoint.restore(tmp_path, loop.shapes(), FINGERPRINT)
     assert "\n" not in str(caught.value)
 

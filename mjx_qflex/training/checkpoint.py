@@ -1,7 +1,7 @@
 """Checkpoints of a whole run: learner, environments, replay, random key and counters.
 
     FOLDER/000000123456/         named after the transitions so far
-        about.json               fingerprint, counters, shape and dtype of every leaf
+        about.json               fingerprint, counters, types and shapes of leaves, sizes of files
         learner/                 Orbax
         state/                   Orbax; all the rest, the replay too; in the newest checkpoint only
 
@@ -18,7 +18,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,10 +35,15 @@ GIB = 2**30
 KEPT_LEARNERS = 2  # older checkpoints that stay, without their replay
 UNFINISHED = ".unfinished-"
 
-# Orbax prints, with their traces, errors that it also raises.
-logging.getLogger("absl").addFilter(
-    lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
-)
+
+def _tells_news(record: logging.LogRecord) -> bool:
+    """Orbax prints errors that it also raises, and that a store of files has nothing to merge."""
+    if "orbax" not in record.pathname:
+        return True
+    return record.levelno < logging.ERROR and "Skipping merge of OCDBT" not in record.msg
+
+
+logging.getLogger("absl").addFilter(_tells_news)
 
 Leaves = dict[str, Any]  # a pytree as its leaves, by path: independent of its containers
 
@@ -59,11 +64,13 @@ class About:
       fingerprint: what the run must agree on to go on from here, by name (task, algorithm, ...).
       counters: the host's counters, by name.
       leaves: "dtype[shape]" of each array of the run, by path.
+      files: bytes of each file of its items, by path; of older checkpoints, none.
     """
 
     fingerprint: dict[str, Any]
     counters: dict[str, int]
     leaves: dict[str, str]
+    files: dict[str, int] = field(default_factory=dict)
 
 
 def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
@@ -83,7 +90,6 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
     path = folder / f"{run.transitions:012d}"
     if not path.exists():
         unfinished = folder / f"{UNFINISHED}{path.name}"
-        about = About(_plain(fingerprint), _counters(run), _describe(run.device))
         try:
             if hosts.is_first():
                 _remove_unfinished(folder)
@@ -92,6 +98,8 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
             for item, leaves in _items(run.device).items():
                 _write(unfinished / item, leaves)
             if hosts.is_first():
+                files = {str(file.relative_to(unfinished)): n for file, n in _sizes(unfinished)}
+                about = About(_plain(fingerprint), _counters(run), _describe(run.device), files)
                 (unfinished / "about.json").write_text(json.dumps(asdict(about), indent=1))
                 os.rename(unfinished, path)
             hosts.barrier("checkpoint complete")
@@ -113,7 +121,8 @@ def restore(folder: Path, shapes: RunState, fingerprint: dict[str, Any]) -> RunS
       fingerprint: as given to `save`.
 
     Raises:
-      UserError: the checkpoint belongs to another task, configuration or shape; names which.
+      UserError: the checkpoint is damaged, or belongs to another task, configuration or shape;
+        names which.
     """
     path = newest(folder)
     if path is None:
@@ -123,7 +132,7 @@ def restore(folder: Path, shapes: RunState, fingerprint: dict[str, Any]) -> RunS
     _require_equal(path, about.leaves, _describe(shapes.device))
     leaves: Leaves = {}
     for item, expected in _items(shapes.device).items():
-        leaves |= _read(path / item, expected)
+        leaves |= _read(path, item, expected)
     structure = jax.tree.structure(shapes.device)
     device = jax.tree.unflatten(structure, [leaves[name] for name in _leaves(shapes.device)])
     return replace(shapes, device=device, **about.counters)
@@ -137,7 +146,7 @@ def restore_learner(path: Path, shapes: Any) -> Any:
       shapes: the learner as `ShapeDtypeStruct`s.
 
     Raises:
-      UserError: the checkpoint's learner has other shapes; names which.
+      UserError: the checkpoint is damaged, or its learner has other shapes; names which.
     """
     saved = read_about(path).leaves
     expected = _leaves(shapes, "learner")
@@ -146,7 +155,7 @@ def restore_learner(path: Path, shapes: Any) -> Any:
         {name: text for name, text in saved.items() if name.startswith("learner.")},
         {name: _text(leaf) for name, leaf in expected.items()},
     )
-    leaves = _read(path / "learner", expected)
+    leaves = _read(path, "learner", expected)
     return jax.tree.unflatten(jax.tree.structure(shapes), list(leaves.values()))
 
 
@@ -164,7 +173,7 @@ def read_about(path: Path) -> About:
     try:
         return About(**json.loads((path / "about.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise _damaged(path) from error
+        raise _damaged(path, "about.json") from error
 
 
 def check_disk(folders: Sequence[Path], state_bytes: int) -> None:
@@ -217,7 +226,12 @@ def _write(path: Path, leaves: Leaves) -> None:
         checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(stored))
 
 
-def _read(path: Path, expected: Leaves) -> Leaves:
+def _read(path: Path, item: str, expected: Leaves) -> Leaves:
+    # Orbax reads what is left of an incomplete item and fails halfway, with many traces.
+    for name, size in read_about(path).files.items():
+        file = path / name
+        if name.startswith(f"{item}/") and not (file.is_file() and file.stat().st_size == size):
+            raise _damaged(path, name)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
@@ -228,10 +242,10 @@ def _read(path: Path, expected: Leaves) -> Leaves:
     try:
         with _orbax() as checkpointer:
             read = checkpointer.restore(
-                path.resolve(), args=ocp.args.PyTreeRestore(stored, restore_args=how)
+                (path / item).resolve(), args=ocp.args.PyTreeRestore(stored, restore_args=how)
             )
     except (OSError, ValueError, KeyError) as error:
-        raise _damaged(path.parent) from error
+        raise _damaged(path, item) from error
     return {
         name: read[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
         for name, leaf in placed.items()
@@ -248,21 +262,25 @@ def _unwritten(path: Path, before: Path | None, error: Exception) -> UserError:
     return UserError(f"cannot write the checkpoint {path}: {why}{stands}")
 
 
-def _damaged(path: Path) -> UserError:
-    return UserError(f"the checkpoint {path} is damaged; start again with another --logdir")
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(
+        f"the checkpoint {path} is damaged ({what}); start again with another --logdir"
+    )
 
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[ocp.Checkpointer]:
     """A checkpointer that leaves no memory behind.
 
-    Orbax asks tensorstore for statistics at every save, for a line of its log. tensorstore (0.1.86)
-    never frees what it answers, some 60 KB a checkpoint, so it is not asked.
+    tensorstore (0.1.86) never frees the Python objects that it makes of JSON. Orbax has it make
+    some for a line of its log at every save, some 60 KB a checkpoint, so it is not asked; and for
+    each array of a common store (OCDBT), as much again, so each array has files of its own.
     """
     statistics = tensorstore.experimental_collect_matching_metrics
     tensorstore.experimental_collect_matching_metrics = lambda *_, **__: []
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False)
+        with ocp.Checkpointer(handler) as checkpointer:
             yield checkpointer
     finally:
         tensorstore.experimental_collect_matching_metrics = statistics
@@ -319,4 +337,8 @@ def _require_equal(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) ->
 
 
 def _size_on_disk(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(size for _, size in _sizes(path))
+
+
+def _sizes(path: Path) -> Iterator[tuple[Path, int]]:
+    return ((file, file.stat().st_size) for file in path.rglob("*") if file.is_file())
