@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from mjx_qflex.benchmarking import cases
 from mjx_qflex.benchmarking.comparisons import KINDS
@@ -66,7 +67,7 @@ def _ratios(axes: Axes, found: list[dict[str, Any]]) -> None:
             for quantity, ratio in quantities.items():
                 if quantity == "updates/s":
                     continue
-                cores = f", {one['cores']} cores" if one["cores"] else ""
+                cores = f", {one['cores']} core{'s' * (one['cores'] > 1)}" if one["cores"] else ""
                 label = f"{one['task']}, {one['num_envs']} envs{cores}: {peer}, {quantity}"
                 reach = [
                     [ratio["median"] - ratio["low"]], [ratio["high"] - ratio["median"]]
@@ -80,4 +81,7 @@ def _ratios(axes: Axes, found: list[dict[str, Any]]) -> None:
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="our rate over the peer's (right of 1: ours is faster)")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3, axis="x")
