@@ -3,6 +3,10 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the suite's time is XLA's; without its MLIR emitters it compiles three times as fast.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"]
+)
 # Compiled programs are kept only for the commands that tests start, in a temporary folder.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 

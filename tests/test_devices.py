@@ -22,7 +22,7 @@ def test_on_eight_devices():
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         # On a busy machine a device waits long for the others.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8 "
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
     }
     run = subprocess.run(

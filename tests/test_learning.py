@@ -56,7 +56,7 @@ def test_qflex_closes_half_of_the_gap_to_the_true_gradient():
     )
     loop = make_loop(env, qflex.make(config, env.observation_size, env.action_size), sizes)
     run = loop.prefill(loop.init(jax.random.PRNGKey(0)))
-    for _ in range(4):
+    for _ in range(6):
         run, metrics = loop.epoch(run)
     learned = float(loop.evaluate(run.learner, jax.random.PRNGKey(1)).return_.mean())
     closed = (learned - nothing) / (controller - nothing)

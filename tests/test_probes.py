@@ -24,17 +24,19 @@ LOOP = LoopConfig(
     updates_per_step=1,
     prefill_transitions=8_000,
     replay_capacity=50_000,
-    steps_per_epoch=1_000,
+    steps_per_epoch=500,
     reset_pool=64,
     eval_envs=32,
 )
 
 
 def train(env):
-    """Trains Qflex for one epoch of 1,000 updates; returns (loop, learner)."""
+    """Trains Qflex for three epochs of 500 updates; returns (loop, learner)."""
     algorithm = qflex.make(ALGO, env.observation_size, env.action_size)
     loop = make_loop(env, algorithm, LOOP)
-    run, _ = loop.epoch(loop.prefill(loop.init(jax.random.PRNGKey(0))))
+    run = loop.prefill(loop.init(jax.random.PRNGKey(0)))
+    for _ in range(3):
+        run, _ = loop.epoch(run)
     return loop, run.learner
 
 

@@ -1,6 +1,7 @@
 """Commands started as a user would, a tiny run, and what it leaves."""
 
 import csv
+import subprocess
 
 TINY = (
     "--task=chain_reach", "--num_envs=8", "--total_steps=4000",
@@ -17,7 +18,12 @@ LEFT_BEHIND = {
 
 
 def finish(process, timeout=240.0):
-    out, err = process.communicate(timeout=timeout)
+    """Waits for the process; one that takes too long is killed, and the test fails."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     return process.returncode, out, err
 
 
