@@ -6,13 +6,17 @@
 The process trains `chain_reach` with Qflex, its epochs a second or two, with checkpoints and
 evaluations as any run has them, until its time is up and it is asked to stop. Every ten seconds,
 right after a row of its metrics, a line goes to samples.csv: what the kernel says of its memory and
-of the CPU time it took, its updates so far, and the machine's load. Speed is CPU time per update,
-which other work on the machine changes less than it does the clock's.
+of the CPU time it took, its updates so far, the machine's load, and the CPU time of a fixed piece
+of work, the reference. Speed is CPU time per update over that of the reference: a virtual core is
+not equally fast at all times, and what else slows one slows the other.
 """
 
 import argparse
 import csv
 import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the reference, before NumPy is imported
+
 import signal
 import subprocess
 import sys
@@ -33,6 +37,7 @@ COLUMNS = (
     "epoch",
     "updates",
     "load",
+    "reference_ms",
 )
 COMMAND = (
     "--task=chain_reach", "--algo=qflex", "--preset=cpu", "--total_steps=1e9", "--no-video",
@@ -58,6 +63,15 @@ def usage(pid: int) -> dict[str, float]:
         "threads": int(values["Threads"]),
         "load": os.getloadavg()[0],
     }
+
+
+def reference_ms() -> float:
+    """Returns the CPU time (ms) of some products of matrices as large as the networks'."""
+    x = np.ones((128, 128), np.float32)
+    began = time.thread_time()
+    for _ in range(2_000):
+        x = np.tanh(x @ x)
+    return 1000 * (time.thread_time() - began)
 
 
 def last_row(path: Path) -> dict[str, str]:
@@ -87,7 +101,8 @@ def record(hours: float, folder: Path) -> None:
                 new = bool(row) and row["epoch"] != epoch
                 if new and time.monotonic() - sampled >= INTERVAL:
                     epoch, sampled = row["epoch"], time.monotonic()
-                    seen = {name: round(value, 2) for name, value in usage(process.pid).items()}
+                    seen = {**usage(process.pid), "reference_ms": reference_ms()}
+                    seen = {name: round(value, 2) for name, value in seen.items()}
                     counts = {name: int(float(row[name])) for name in ("epoch", "updates")}
                     writer.writerow({"seconds": round(sampled - began, 1), **seen, **counts})
                     file.flush()
@@ -126,17 +141,19 @@ def verdict() -> None:
         return data[name][block[-1]] - data[name][block[0]]
 
     memory = np.array([data["rss_mib"][block].mean() for block in blocks])
-    speed = np.array([1000 * growth("cpu_seconds", b) / growth("updates", b) for b in blocks])
+    reference = np.array([data["reference_ms"][block].mean() for block in blocks])
+    update = np.array([1000 * growth("cpu_seconds", b) / growth("updates", b) for b in blocks])
     figure, axes = pyplot.subplots(2, 1, sharex=True, figsize=(8, 5), layout="constrained")
     axes[0].plot(hours, data["rss_mib"], linewidth=0.8)
+    print(f"CPU time: {update.mean():.2f} ms an update, {reference.mean():.1f} ms the reference")
     for axis, values, name, flat in (
         (axes[0], memory, "resident memory (MiB)", FLAT_MEMORY),
-        (axes[1], speed, "CPU time an update (ms)", FLAT_SPEED),
+        (axes[1], update / reference, "an update over the reference", FLAT_SPEED),
     ):
         change, error = slope(middles, values)
         word = "flat" if abs(change) <= max(flat * values.mean(), 2 * error) else "NOT flat"
         print(
-            f"{name}: mean {values.mean():,.1f}, slope {change:+.2f} ± {error:.2f} an hour "
+            f"{name}: mean {values.mean():,.4g}, slope {change:+.3g} ± {error:.2g} an hour "
             f"({change / values.mean():+.1%}): {word}"
         )
         axis.plot(middles, values, "k.")
