@@ -270,7 +270,7 @@ def _damaged(path: Path, what: str) -> UserError:
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[ocp.Checkpointer]:
-    """A checkpointer that leaves no memory behind.
+    """A checkpointer that leaves no Python objects behind.
 
     tensorstore (0.1.86) never frees the Python objects that it makes of JSON. Orbax has it make
     some for a line of its log at every save, some 60 KB a checkpoint, so it is not asked; and for
