@@ -111,18 +111,11 @@ def live_and_die(environment, folder, moment, chance):
     return training.said()
 
 
-@pytest.mark.parametrize(
-    "moments",
-    [
-        ("training", "saving", "at any time", "saving"),
-        pytest.param(None, marks=pytest.mark.slow, id="30"),
-    ],
-)
-def test_a_process_killed_at_random_moments_loses_nothing(environment, restore, tmp_path, moments):
+def test_a_process_killed_at_30_random_moments_loses_nothing(environment, restore, tmp_path):
     """Each time it goes on from its last checkpoint, to the numbers of a run left alone."""
     draw, folder = random.Random(0), tmp_path / "run"
     kinds = ("training", "saving", "saving", "at any time")
-    moments = moments or [draw.choice(kinds) for _ in range(30)]
+    moments = [draw.choice(kinds) for _ in range(30)]
     standing, caught_saving = 0, 0
     for moment in moments:
         said = live_and_die(environment, folder, moment, draw.random())
