@@ -132,7 +132,7 @@ def restore(folder: Path, shapes: RunState, fingerprint: dict[str, Any]) -> RunS
     _require_equal(path, about.leaves, _describe(shapes.device))
     leaves: Leaves = {}
     for item, expected in _items(shapes.device).items():
-        leaves |= _read(path, item, expected)
+        leaves |= _read(path, item, about, expected)
     structure = jax.tree.structure(shapes.device)
     device = jax.tree.unflatten(structure, [leaves[name] for name in _leaves(shapes.device)])
     return replace(shapes, device=device, **about.counters)
@@ -148,14 +148,14 @@ def restore_learner(path: Path, shapes: Any) -> Any:
     Raises:
       UserError: the checkpoint is damaged, or its learner has other shapes; names which.
     """
-    saved = read_about(path).leaves
+    about = read_about(path)
     expected = _leaves(shapes, "learner")
     _require_equal(
         path,
-        {name: text for name, text in saved.items() if name.startswith("learner.")},
+        {name: text for name, text in about.leaves.items() if name.startswith("learner.")},
         {name: _text(leaf) for name, leaf in expected.items()},
     )
-    leaves = _read(path, "learner", expected)
+    leaves = _read(path, "learner", about, expected)
     return jax.tree.unflatten(jax.tree.structure(shapes), list(leaves.values()))
 
 
@@ -226,9 +226,9 @@ def _write(path: Path, leaves: Leaves) -> None:
         checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(stored))
 
 
-def _read(path: Path, item: str, expected: Leaves) -> Leaves:
+def _read(path: Path, item: str, about: About, expected: Leaves) -> Leaves:
     # Orbax reads what is left of an incomplete item and fails halfway, with many traces.
-    for name, size in read_about(path).files.items():
+    for name, size in about.files.items():
         file = path / name
         if name.startswith(f"{item}/") and not (file.is_file() and file.stat().st_size == size):
             raise _damaged(path, name)
