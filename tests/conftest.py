@@ -60,6 +60,21 @@ def compiling_once(folder, **options):
     compilation_cache.reset_cache()
 
 
+@contextlib.contextmanager
+def compiling_quickly():
+    """For programs that are small and run for a moment, so that compiling them takes longest."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def quick_compilation():
+    """Compiles a whole test's programs quickly."""
+    with compiling_quickly():
+        yield
+
+
 def jax_for_others(folder):
     """brax, raw MJX and flashbax rely on rank promotion; tests' programs take longest to compile.
 

@@ -52,13 +52,6 @@ def mesh():
     return sharding.make_mesh()
 
 
-@pytest.fixture
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def configured(name, **options):
     config = algos.entry(name).presets["default"]
     return dataclasses.replace(config, **{k: v for k, v in options.items() if hasattr(config, k)})

@@ -13,6 +13,8 @@ from mjx_qflex import algos, networks, tasks
 from mjx_qflex.errors import UserError
 from mjx_qflex.training.loop import LoopConfig, make_loop
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 OBS, ACT, BATCH = 5, 3, 16
 # The others are brax's, and trained as tests/test_on_policy.py checks.
 OFF_POLICY = [name for name, entry in algos.ALGOS.items() if not entry.on_policy]
@@ -22,14 +24,6 @@ TINY = {
     "diffusion_steps": 3, "particles": 2, "reverse_samples": 4, "entropy_samples": 20,
     "entropy_states": 2,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """These programs are small and run for a moment; compiling them takes longest."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def configured(name, preset="default", **options):

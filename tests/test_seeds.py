@@ -14,6 +14,8 @@ from mjx_qflex.training import driver
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.loop import Loop, LoopConfig, make_loop
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TOY = LoopConfig(
     num_envs=4, batch_size=64, updates_per_step=2, prefill_transitions=20, replay_capacity=240,
     steps_per_epoch=30, reset_pool=5, eval_envs=8,
@@ -27,14 +29,6 @@ TINY = {
     "reverse_samples": 4, "entropy_samples": 20, "entropy_states": 2,
 }  # fmt: skip
 SEEDS = (3, 0, 7)
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """These programs are small and run for a moment; compiling them takes longest."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def pair(env, algorithm, config) -> tuple[Loop, Loop]:

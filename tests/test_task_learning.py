@@ -1,12 +1,12 @@
 """Every task can be learned from: a short run stays finite, and the critic fits what it sees."""
 
-import contextlib
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import compiling_quickly
 from task_protocol import make, rollout
 
 from mjx_qflex import algos, networks, tasks
@@ -25,14 +25,6 @@ SHORT = (
 )  # fmt: skip
 
 
-@contextlib.contextmanager
-def quick_compilation():
-    """These programs are small and run for a moment; compiling them takes longest."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize(
     "name",
     [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in sorted(tasks.TASKS)],
@@ -43,7 +35,7 @@ def test_a_short_run_of_the_preset_is_finite(name):
     assert type(env.config) is type(config.task_config)
     algorithm = algos.make("qflex", config.algo_config, env.observation_size, env.action_size)
     loop = make_loop(env, algorithm, config.loop)
-    with quick_compilation():
+    with compiling_quickly():
         run = loop.init(jax.random.PRNGKey(0))
         for _ in range(2):
             run, metrics = loop.epoch(run)
@@ -64,7 +56,7 @@ def test_the_critic_fits_a_fixed_batch_with_frozen_targets(name):
     )  # fmt: skip
     algorithm = qflex.make(config, env.observation_size, env.action_size)
     losses = []
-    with quick_compilation():
+    with compiling_quickly():
         learner, update = jax.jit(algorithm.init)(jax.random.key(0)), jax.jit(algorithm.update)
         target = batch.reward + config.gamma * batch.discount * values(learner, batch)
         scale = 1 / jnp.sqrt(jnp.mean(jnp.square(target)))

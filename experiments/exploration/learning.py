@@ -10,40 +10,55 @@ join `learning.csv`, and what is there already stays, also without the folders o
 import argparse
 import csv
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from figures import HERE, canvas, save, say, write_csv
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from mjx_qflex.training import comparison, statistics
+from mjx_qflex.training import assessment, comparison, statistics
 from mjx_qflex.training.page import COLOURS
 
-NAME = "learning"
+ENDS = ("value", "low", "high")  # of an estimate and its interval
 
 
 class Key(NamedTuple):
     """Which run: its places in the sweep's file, and its seed."""
 
-    task: str
+    task: str  # kind and number of actuators, such as chain-700
     algorithm: str
     seed: int
 
 
-Curves = dict[Key, np.ndarray]  # [points, 2] of transitions and return
+class Curve(NamedTuple):
+    """How a run went, and what doing nothing brings from the same starts, which its seed draws."""
+
+    points: np.ndarray  # [P, 2] of transitions and return
+    idle: float
+
+    @property
+    def gain(self) -> np.ndarray:
+        """Transitions, and the return minus that of doing nothing: without the starts' spread."""
+        return self.points - np.array([0.0, self.idle])
+
+
+Curves = dict[Key, Curve]
 
 
 def kept(path: Path) -> Curves:
     """Reads the curves that are there already; none where there is no file."""
-    found: dict[Key, list[tuple[float, float]]] = {}
+    found: dict[Key, list[tuple[float, ...]]] = {}
     if path.exists():
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 key = Key(row["task"], row["algorithm"], int(row["seed"]))
-                found.setdefault(key, []).append((float(row["transitions"]), float(row["return"])))
-    return {key: np.array(points) for key, points in found.items()}
+                numbers = tuple(float(row[name]) for name in ("transitions", "return", "idle"))
+                found.setdefault(key, []).append(numbers)
+    return {key: Curve(np.array(rows)[:, :2], idle=rows[0][-1]) for key, rows in found.items()}
 
 
 def finished(logdir: Path) -> Curves:
@@ -53,19 +68,29 @@ def finished(logdir: Path) -> Curves:
     """
     curves: Curves = {}
     for folder in sorted(logdir.glob("*/*/s*/")):
-        run = comparison.read_run(folder)
-        if run.policy is None or run.seed is None:
+        run, assessed = comparison.read_run(folder), assessment.load(folder)
+        if assessed is None or run.seed is None:
             continue
         points = run.series("evaluation/return")
         end = (run.last("transitions"), run.final("return"))
         points = np.array([*points[points[:, 0] < end[0]], end])
-        curves[Key(*folder.parts[-3:-1], run.seed)] = points
+        idle = assessed["policies"]["idle"]["return_mean"]
+        curves[Key(*folder.parts[-3:-1], run.seed)] = Curve(points, idle)
     return curves
 
 
-def final_returns(curves: Curves, task: str, algorithm: str) -> np.ndarray:
-    """Returns the last point's return of each seed `[S]`."""
-    return np.array([c[-1, 1] for key, c in curves.items() if key[:2] == (task, algorithm)])
+def of_kinds(tasks: Iterable[str]) -> dict[str, list[str]]:
+    """Returns tasks by their kind of body."""
+    kinds: dict[str, list[str]] = {}
+    for task in tasks:
+        kinds.setdefault(task.split("-")[0], []).append(task)
+    return kinds
+
+
+def final_gains(curves: Curves, task: str, algorithm: str) -> np.ndarray:
+    """Returns for each seed what it gained in the end `[S]`."""
+    chosen = [curve for key, curve in curves.items() if key[:2] == (task, algorithm)]
+    return np.array([curve.gain[-1, 1] for curve in chosen])
 
 
 def names(curves: Iterable[Key], place: int) -> list[str]:
@@ -75,73 +100,109 @@ def names(curves: Iterable[Key], place: int) -> list[str]:
 
 
 def table(curves: Curves) -> list[dict]:
-    """Returns final returns with their intervals, and how each compares with Qflex."""
+    """Returns final gains with their intervals, and how each compares with Qflex."""
     rows = []
     for task, algorithm in itertools.product(names(curves, 0), names(curves, 1)):
-        values, qflex = (final_returns(curves, task, name) for name in (algorithm, "qflex"))
-        if not len(values):
+        gains, qflex = (final_gains(curves, task, name) for name in (algorithm, "qflex"))
+        if not len(gains):
             continue
-        estimate = statistics.over_seeds(values, "iqm")
-        row = {"task": task, "algorithm": algorithm, "seeds": len(values)}
-        row |= {f"return_{end}": float(x) for end, x in estimate._asdict().items()}
+        estimate = statistics.over_seeds(gains, "iqm")
+        row = {"task": task, "algorithm": algorithm, "seeds": len(gains)}
+        row |= {f"gain_{end}": float(x) for end, x in estimate._asdict().items()}
         if len(qflex) and algorithm != "qflex":
-            above = statistics.probability_of_improvement([qflex], [values])
+            above = statistics.probability_of_improvement([qflex], [gains])
             row |= {f"qflex_above_{end}": x for end, x in above._asdict().items()}
         else:
-            row |= dict.fromkeys(
-                ("qflex_above_value", "qflex_above_low", "qflex_above_high"), float("nan")
-            )
+            row |= dict.fromkeys((f"qflex_above_{end}" for end in ENDS), float("nan"))
         rows.append(row)
     return rows
 
 
-def draw(curves: Curves, output: Path) -> None:
+def colours(curves: Curves) -> dict[str, str]:
+    """Returns each algorithm's colour, the same in both pictures."""
+    return dict(zip(names(curves, 1), itertools.cycle(COLOURS), strict=False))
+
+
+def draw(curves: Curves) -> Figure:
     """Draws the interquartile mean of seeds with its interval, one panel a task."""
-    tasks, algorithms = names(curves, 0), names(curves, 1)
-    colours = dict(zip(algorithms, itertools.cycle(COLOURS), strict=False))
-    columns = min(3, len(tasks))
-    figure, axes = canvas(
-        4.6 * columns, 3.6 * -(-len(tasks) // columns), -(-len(tasks) // columns), columns
-    )
-    for axis in axes.flat[len(tasks) :]:
-        axis.set_visible(False)
-    for axis, task in zip(axes.flat, tasks, strict=False):
-        for algorithm in algorithms:
-            lines = [c for key, c in curves.items() if key[:2] == (task, algorithm)]
-            if not lines:
+    kinds = of_kinds(names(curves, 0))
+    columns = max(map(len, kinds.values()))
+    figure, axes = canvas(4.6 * columns, 3.6 * len(kinds), len(kinds), columns)
+    for row, tasks in zip(axes, kinds.values(), strict=True):
+        row[0].set_ylabel("return minus that of doing nothing")
+        for axis in row[len(tasks) :]:
+            axis.set_visible(False)
+        for axis, task in zip(row, tasks, strict=False):
+            _draw_task(axis, curves, task)
+    return figure
+
+
+def _draw_task(axis: Axes, curves: Curves, task: str) -> None:
+    """Draws one task's curves."""
+    for algorithm, colour in colours(curves).items():
+        lines = [curve.gain for key, curve in curves.items() if key[:2] == (task, algorithm)]
+        if not lines:
+            continue
+        x, values = comparison.at_common_points(lines)
+        estimate = statistics.over_seeds(values, "iqm")
+        label = f"{algorithm} ({len(lines)})"
+        axis.plot(x, estimate.value, color=colour, linewidth=1.8, label=label)
+        axis.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.2, linewidth=0)
+    axis.set_title(task)
+    axis.set_xlabel("transitions")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, title="number of seeds in brackets", title_fontsize=7)
+
+
+def draw_by_size(curves: Curves, rows: Sequence[dict]) -> Figure:
+    """Draws what is gained in the end over the number of actuators, one panel a kind of body."""
+    kinds = of_kinds(names(curves, 0))
+    figure, axes = canvas(5.2 * len(kinds), 3.8, 1, len(kinds))
+    for axis, (kind, tasks) in zip(axes.flat, kinds.items(), strict=True):
+        for place, (algorithm, colour) in enumerate(colours(curves).items()):
+            line = [
+                (int(row["task"].split("-")[1]), *(row[f"gain_{end}"] for end in ENDS))
+                for row in rows
+                if row["task"] in tasks and row["algorithm"] == algorithm
+            ]
+            if not line:
                 continue
-            x, values = comparison.at_common_points(lines)
-            estimate, colour = statistics.over_seeds(values, "iqm"), colours[algorithm]
-            label = f"{algorithm} ({len(lines)})"
-            axis.plot(x, estimate.value, color=colour, linewidth=1.8, label=label)
-            axis.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.2, linewidth=0)
-        axis.set_title(task)
-        axis.set_xlabel("transitions")
+            size, value, low, high = np.array(line).T
+            size = size * 1.02 ** (place - 4)  # beside each other, or bars hide one another
+            spread = np.nan_to_num([value - low, high - value])
+            axis.errorbar(
+                size, value, spread, color=colour, marker="o", markersize=4, label=algorithm
+            )
+        axis.set_xscale("log")
+        axis.set_title(kind)
+        axis.set_xlabel("actuators")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, title="number of seeds in brackets", title_fontsize=7)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("return of 64 episodes")
-    save(figure, NAME, output)
+    axes[0, 0].set_ylabel("final return minus that of doing nothing")
+    axes[0, -1].legend(fontsize=7)
+    return figure
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--logdir", type=Path, default=Path("runs/exploration"))
     parser.add_argument("--output", type=Path, default=HERE, help="folder of CSV and picture")
+    parser.add_argument("--name", default="learning", help="of the files, without their ending")
     flags = parser.parse_args(arguments)
-    curves = kept(flags.output / f"{NAME}.csv") | finished(flags.logdir)
+    curves = kept(flags.output / f"{flags.name}.csv") | finished(flags.logdir)
     points = [
-        {**key._asdict(), "transitions": int(at), "return": float(value)}
+        {**key._asdict(), "transitions": int(at), "return": float(value), "idle": curve.idle}
         for key, curve in sorted(curves.items())
-        for at, value in curve
+        for at, value in curve.points
     ]
-    write_csv(points, NAME, flags.output)
+    write_csv(points, flags.name, flags.output)
     rows = table(curves)
     for row in rows:
         say(row)
-    write_csv(rows, f"{NAME}_final", flags.output)
-    draw(curves, flags.output)
+    write_csv(rows, f"{flags.name}_final", flags.output)
+    save(draw(curves), flags.name, flags.output)
+    save(draw_by_size(curves, rows), f"{flags.name}_by_size", flags.output)
 
 
 if __name__ == "__main__":
