@@ -8,12 +8,13 @@ import mujoco
 import numpy as np
 import pytest
 from c_mujoco import source_data
+from random_states import c_data
 from task_protocol import CHECKS, WORLDS, compiled_step, make, rollout
 
 from mjx_qflex import tasks
 from mjx_qflex.errors import UserError
 from mjx_qflex.tasks import ms_human
-from mjx_qflex.training import on_policy
+from mjx_qflex.training import assessment, on_policy
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -257,3 +258,13 @@ def test_action_maps():
 def test_unknown_reward_set_is_refused():
     with pytest.raises(UserError, match="paper"):
         tasks.make("ms_human_walk", reward_set="papper")
+
+
+@pytest.mark.parametrize("name", ["h1_balance", "h1_run", "smpl_jump"])
+def test_to_be_idle_is_to_hold_the_start_pose(name):
+    """There the servos are without force, as no action with equal entries could make them."""
+    env = make(name)
+    start = env.body.initial_state()._replace(qpos=env.start)
+    ctrl = np.asarray(env.targets(assessment.idle_action(env)))
+    np.testing.assert_allclose(c_data(env, start, ctrl).actuator_force, 0.0, atol=1e-2)  # N m
+    assert np.ptp(env.idle_action) > 0.1 and np.abs(env.idle_action).max() <= 1.0

@@ -103,18 +103,7 @@ def train_seeds(
     env, algorithm = interrupt.attempt(build, asked, None if mesh is None else AXIS)
     members = _settle_capacity(members, env, at_once, mesh)
     kind = OnPolicyRun if algos.entry(asked.algo).on_policy else Run
-    make_loop = functools.partial(kind.make_loop, env, algorithm)
-    if mesh is not None:
-        make_loop = functools.partial(make_loop, mesh=mesh)
-        say(f"{mesh.size} devices share the worlds, the replay and each batch")
-    elif kind is Run:
-        make_loop = functools.partial(
-            make_loop,
-            store=program_store.open_store(
-                compiled, replace(asked, seed=0, total_steps=1, evaluations=0, loop=None), env, say
-            ),
-        )
-    loops: Loops = functools.cache(make_loop)
+    loops = _make_loops(kind, asked, env, algorithm, mesh, compiled, say)
     alone = loops(members[0].config.loop, None)
     sizes, *room = kind.describe(members[0].config.loop, alone, len(members))
     say(f"{env.observation_size:,} observations, {env.action_size:,} actuators, {sizes}")
@@ -139,6 +128,28 @@ def build(config: Config, axis_name: str | None = None) -> tuple[TimedTask, Agen
     if isinstance(algorithm, Algorithm):
         algorithm = with_matmul_precision(algorithm, config.loop.matmul_precision)
     return env, algorithm
+
+
+def _make_loops(
+    kind: type[Run] | type[OnPolicyRun],
+    asked: Config,
+    env: TimedTask,
+    algorithm: Agent | Algorithm,
+    mesh: Mesh | None,
+    compiled: Path | None,
+    say: Say,
+) -> Loops:
+    """Returns what makes the loop of a size, once each, with its devices or its kept programs."""
+    make_loop = functools.partial(kind.make_loop, env, algorithm)
+    if mesh is not None:
+        make_loop = functools.partial(make_loop, mesh=mesh)
+        say(f"{mesh.size} devices share the worlds, the replay and each batch")
+    elif kind is Run:
+        # The task and the algorithm tell programs apart; how long they run for does not.
+        part = replace(asked, seed=0, total_steps=1, evaluations=0, loop=None)
+        store = program_store.open_store(compiled, part, env, say)
+        make_loop = functools.partial(make_loop, store=store)
+    return functools.cache(make_loop)
 
 
 def _train_group(run: Run, command: str, video: bool) -> int:
