@@ -15,7 +15,14 @@ from tiny_runs import TINY
 
 from mjx_qflex import algos, flow
 from mjx_qflex import config as configs
-from mjx_qflex.training import assessment, checkpoint, comparison, driver, run_folder
+from mjx_qflex.training import (
+    assessment,
+    checkpoint,
+    comparison,
+    driver,
+    run_folder,
+    sweep_file,
+)
 from mjx_qflex.training.loop import make_loop
 from mjx_qflex.types import Algorithm
 
@@ -228,3 +235,20 @@ def test_learning_gathers_finished_runs_and_keeps_those_of_before(script, traine
     shutil.rmtree(tmp_path / "runs" / "chain-8" / "qflex" / "s1")
     learning.main([f"--logdir={tmp_path / 'runs'}", f"--output={tmp_path}"])
     assert len(table(tmp_path, "learning")) == len(rows)
+
+
+def test_the_studys_sweeps_are_of_one_size_and_hold_all_that_its_table_shows():
+    learning, tuned, tuning = (
+        sweep_file.read(FOLDER / f"{name}.toml").runs for name in ("learning", "tuned", "tuning")
+    )
+    first = learning[0].config
+    for run in (*learning, *tuned, *tuning):
+        assert (run.config.loop, run.config.total_steps) == (first.loop, first.total_steps)
+        assert run.config.algo_config.width == first.algo_config.width
+    for run in tuned:
+        actuators = int(run.group.split("/")[0].split("-")[1])
+        assert run.config.algo_config.ascent_step_size == pytest.approx(0.02 * actuators)
+    for name, runs in {"learning": (*learning, *tuned), "tuning": tuning}.items():
+        known = {(run.group, str(run.seed)) for run in runs}
+        rows = table(FOLDER, name)
+        assert {(f"{row['task']}/{row['algorithm']}", row["seed"]) for row in rows} <= known

@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     axis.legend(fontsize=8)
     bars.axvline(0.0, color="black", linewidth=0.8, linestyle=":")
     bars.set_xlabel(
-        "return with flow minus source alone, same starts\n(trained policy, 95% interval)"
+        "return with flow minus source alone,\nsame starts (trained policy, 95% interval)"
     )
     bars.grid(alpha=0.3)
     save(figure, "figure4", flags.output)

@@ -18,6 +18,7 @@ import study_runs as runs
 from figures import canvas, save, say, write_csv
 
 from mjx_qflex.algos.qflex import QflexLearner
+from mjx_qflex.training import comparison
 from mjx_qflex.types import Algorithm
 
 WORLDS = 16  # that are stepped to come by states
@@ -83,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=1024, help="actions at each state")
     flags = parser.parse_args(arguments)
     folders = runs.chosen(flags, VARIANTS)
+    names = comparison.folder_names([comparison.read_run(folder) for folder in folders])
     rows, pictures = [], []
     for folder in folders:
         config, trained = runs.restore(folder)
@@ -92,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
             noise = measure(trained.algorithm, learner, obs, flags.draws)
             rows.append(
                 {
-                    "run": folder.name,
+                    "run": names[folder],
                     "policy": name,
                     "actuators": trained.env.action_size,
                     "std": noise.std.mean(),
@@ -102,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
                 }
             )
             say(rows[-1])
-            pictures.append((f"{folder.name}\n{name}", noise))
+            pictures.append((f"{names[folder]}\n{name}", noise))
     write_csv(rows, "figure9", flags.output)
     columns = min(3, len(pictures))
     lines = -(-len(pictures) // columns)

@@ -18,6 +18,7 @@ import numpy as np
 from figures import HERE, canvas, save, say, write_csv
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from mjx_qflex.training import assessment, comparison, statistics
@@ -134,25 +135,32 @@ def draw(curves: Curves) -> Figure:
             axis.set_visible(False)
         for axis, task in zip(row, tasks, strict=False):
             _draw_task(axis, curves, task)
+    _add_legend(figure, curves)
     return figure
 
 
 def _draw_task(axis: Axes, curves: Curves, task: str) -> None:
     """Draws one task's curves."""
+    numbers = set()
     for algorithm, colour in colours(curves).items():
         lines = [curve.gain for key, curve in curves.items() if key[:2] == (task, algorithm)]
         if not lines:
             continue
+        numbers.add(len(lines))
         x, values = comparison.at_common_points(lines)
         estimate = statistics.over_seeds(values, "iqm")
-        label = f"{algorithm} ({len(lines)})"
-        axis.plot(x, estimate.value, color=colour, linewidth=1.8, label=label)
-        axis.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.2, linewidth=0)
-    axis.set_title(task)
+        axis.plot(x, estimate.value, color=colour, linewidth=1.8)
+        axis.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.15, linewidth=0)
+    axis.set_title(f"{task} (seeds: {' or '.join(map(str, sorted(numbers)))})")
     axis.set_xlabel("transitions")
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, title="number of seeds in brackets", title_fontsize=7)
+
+
+def _add_legend(figure: Figure, curves: Curves) -> None:
+    """Names the algorithms' colours on the right of all panels."""
+    lines = [Line2D([], [], color=c, label=name) for name, c in colours(curves).items()]
+    figure.legend(handles=lines, loc="outside right center", fontsize=9)
 
 
 def draw_by_size(curves: Curves, rows: Sequence[dict]) -> Figure:
@@ -171,16 +179,14 @@ def draw_by_size(curves: Curves, rows: Sequence[dict]) -> Figure:
             size, value, low, high = np.array(line).T
             size = size * 1.02 ** (place - 4)  # beside each other, or bars hide one another
             spread = np.nan_to_num([value - low, high - value])
-            axis.errorbar(
-                size, value, spread, color=colour, marker="o", markersize=4, label=algorithm
-            )
+            axis.errorbar(size, value, spread, color=colour, marker="o", markersize=4)
         axis.set_xscale("log")
         axis.set_title(kind)
         axis.set_xlabel("actuators")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("final return minus that of doing nothing")
-    axes[0, -1].legend(fontsize=7)
+    _add_legend(figure, curves)
     return figure
 
 
@@ -201,8 +207,9 @@ def main(arguments: list[str] | None = None) -> None:
     for row in rows:
         say(row)
     write_csv(rows, f"{flags.name}_final", flags.output)
-    save(draw(curves), flags.name, flags.output)
-    save(draw_by_size(curves, rows), f"{flags.name}_by_size", flags.output)
+    if len(names(curves, 0)) > 1:
+        save(draw(curves), flags.name, flags.output)
+        save(draw_by_size(curves, rows), f"{flags.name}_by_size", flags.output)
 
 
 if __name__ == "__main__":
