@@ -88,10 +88,19 @@ def of_kinds(tasks: Iterable[str]) -> dict[str, list[str]]:
     return kinds
 
 
+def gains(curves: Curves, task: str, algorithm: str) -> list[np.ndarray]:
+    """Returns each seed's gain along the way `[P, 2]`."""
+    return [curve.gain for key, curve in curves.items() if key[:2] == (task, algorithm)]
+
+
 def final_gains(curves: Curves, task: str, algorithm: str) -> np.ndarray:
     """Returns for each seed what it gained in the end `[S]`."""
-    chosen = [curve for key, curve in curves.items() if key[:2] == (task, algorithm)]
-    return np.array([curve.gain[-1, 1] for curve in chosen])
+    return np.array([gain[-1, 1] for gain in gains(curves, task, algorithm)])
+
+
+def num_actuators(task: str) -> int:
+    """Returns the number in a task's name."""
+    return int(task.split("-")[1])
 
 
 def names(curves: Iterable[Key], place: int) -> list[str]:
@@ -104,14 +113,14 @@ def table(curves: Curves) -> list[dict]:
     """Returns final gains with their intervals, and how each compares with Qflex."""
     rows = []
     for task, algorithm in itertools.product(names(curves, 0), names(curves, 1)):
-        gains, qflex = (final_gains(curves, task, name) for name in (algorithm, "qflex"))
-        if not len(gains):
+        values, qflex = (final_gains(curves, task, name) for name in (algorithm, "qflex"))
+        if not len(values):
             continue
-        estimate = statistics.over_seeds(gains, "iqm")
-        row = {"task": task, "algorithm": algorithm, "seeds": len(gains)}
+        estimate = statistics.over_seeds(values, "iqm")
+        row = {"task": task, "algorithm": algorithm, "seeds": len(values)}
         row |= {f"gain_{end}": float(x) for end, x in estimate._asdict().items()}
         if len(qflex) and algorithm != "qflex":
-            above = statistics.probability_of_improvement([qflex], [gains])
+            above = statistics.probability_of_improvement([qflex], [values])
             row |= {f"qflex_above_{end}": x for end, x in above._asdict().items()}
         else:
             row |= dict.fromkeys((f"qflex_above_{end}" for end in ENDS), float("nan"))
@@ -143,7 +152,7 @@ def _draw_task(axis: Axes, curves: Curves, task: str) -> None:
     """Draws one task's curves."""
     numbers = set()
     for algorithm, colour in colours(curves).items():
-        lines = [curve.gain for key, curve in curves.items() if key[:2] == (task, algorithm)]
+        lines = gains(curves, task, algorithm)
         if not lines:
             continue
         numbers.add(len(lines))
@@ -170,7 +179,7 @@ def draw_by_size(curves: Curves, rows: Sequence[dict]) -> Figure:
     for axis, (kind, tasks) in zip(axes.flat, kinds.items(), strict=True):
         for place, (algorithm, colour) in enumerate(colours(curves).items()):
             line = [
-                (int(row["task"].split("-")[1]), *(row[f"gain_{end}"] for end in ENDS))
+                (num_actuators(row["task"]), *(row[f"gain_{end}"] for end in ENDS))
                 for row in rows
                 if row["task"] in tasks and row["algorithm"] == algorithm
             ]
@@ -181,7 +190,7 @@ def draw_by_size(curves: Curves, rows: Sequence[dict]) -> Figure:
             spread = np.nan_to_num([value - low, high - value])
             axis.errorbar(size, value, spread, color=colour, marker="o", markersize=4)
         axis.set_xscale("log")
-        axis.set_xticks(sizes := [int(task.split("-")[1]) for task in tasks], map(str, sizes))
+        axis.set_xticks(sizes := [num_actuators(task) for task in tasks], map(str, sizes))
         axis.set_xticks([], minor=True)
         axis.set_title(kind)
         axis.set_xlabel("actuators")
