@@ -102,7 +102,7 @@ def worker_flag(text: str) -> tuple[int, int]:
 def check_flags(flags: argparse.Namespace) -> None:
     """Raises a `UserError` for flags that have no meaning alone or together."""
     if flags.file is None:
-        raise UserError("no file given; add one, for example experiments/exploration.toml")
+        raise UserError("no file given; add one, for example experiments/exploration/learning.toml")
     if flags.jobs is not None and flags.jobs < 1:
         raise UserError(f"--jobs is {flags.jobs}; give 1 or more")
     here = not (flags.status or flags.print or flags.cluster)

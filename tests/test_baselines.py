@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,12 @@ class Step:
         self.old, self.new = ref.as_numpy(learner), ref.as_numpy(after)
         self.metrics = {name: float(value) for name, value in metrics.items()}
         self.after_next, _ = update(after, batch, self.key)
+        explored, _ = algorithm.act(learner, batch.obs, (), self.key, "explore")
+        self.explored = np.asarray(explored)
+
+    def check_explored(self, expected):
+        """The old learner explored so at the batch's observations, with the same key."""
+        np.testing.assert_allclose(self.explored, expected, rtol=1e-3, atol=1e-3)
 
     def critics(self, learner):
         return [critic.params for critic in learner.critics]
@@ -113,6 +120,8 @@ def test_sac(preset):
     np.testing.assert_allclose(step.metrics["policy_entropy"], entropy / ACT, rtol=1e-4)
     step.check_temperature(step.raw.temperature, new.temperature, entropy + ACT, RATE)
     step.check_averaged(old.targets, new.targets, tuple(step.critics(new)), 0.1)
+    noise = ref.normal(step.key, (BATCH, ACT))
+    step.check_explored(policy(old.policy.params, batch.obs, noise)[0])
 
 
 @pytest.mark.parametrize("preset", ["default", "qflex_paper"])
@@ -173,6 +182,9 @@ def test_crossq(preset):
     np.testing.assert_allclose(step.metrics["policy_entropy"], entropy / ACT, rtol=1e-4)
     excess = entropy + ACT
     step.check_temperature(step.raw.actor.temperature, new.actor.temperature, excess, RATE, 0.5)
+    noise = ref.normal(step.key, (BATCH, ACT))
+    output = np_eval(old.actor.policy[:2], batch.obs)
+    step.check_explored(ref.tanh_gaussian(config, output, noise)[0])
     # The next update is not the policy's turn where it has to wait.
     waited = np.all(step.after_next.actor.policy.params.layers[0].kernel
                     == new.actor.policy.params.layers[0].kernel)  # fmt: skip
@@ -189,23 +201,24 @@ def test_sdac(preset):
     critics, shape = step.critics(old), (BATCH, ACT)
     next_key, policy_key = jax.random.split(step.key)
 
-    def behave(obs, key):
+    def behave(params, obs, key):
         draw_key, noise_key = jax.random.split(key)
         action = ref.best_of(
             3,
-            lambda key: ref.denoise(old.actor.policy.params, obs, betas, key, shape, 0.5, "start"),
+            lambda key: ref.denoise(params, obs, betas, key, shape, 0.5, "start"),
             lambda action: ref.min_q(critics, obs, action, "mish"),
             draw_key,
         )
         return action + 0.1 * alpha * ref.normal(noise_key, shape)
 
-    next_action = behave(batch.next_obs, next_key)
+    step.check_explored(behave(old.actor.slow_policy, batch.obs, step.key))
+    next_action = behave(old.actor.policy.params, batch.next_obs, next_key)
     next_value = ref.min_q(old.actor.targets, batch.next_obs, next_action, "mish")
     step.check_twin_critics(step.bootstrapped(next_value))
 
     action_key, key = jax.random.split(policy_key)
     step_key, noise_key, candidate_key = jax.random.split(key, 3)
-    action = behave(batch.obs, action_key)
+    action = behave(old.actor.policy.params, batch.obs, action_key)
     time = np.asarray(jax.random.randint(step_key, (BATCH,), 0, 3))
     bar = np.cumprod(1 - betas)[time][:, None]
     noisy = np.sqrt(bar) * action + np.sqrt(1 - bar) * ref.normal(noise_key, shape)
@@ -236,18 +249,16 @@ def test_sdac(preset):
 
 @pytest.mark.parametrize("preset", ["default", "qflex_paper"])
 def test_dacer(preset):
-    config = tiny("dacer", preset)
-    step = Step("dacer", config, 4)  # the policy's turn
+    config = tiny("dacer", preset, alpha_period=2)
+    step = Step("dacer", config, 4)  # the turn of all
     batch, old, new = step.batch, step.old, step.new
     alpha = np.exp(old.regulator.temperature.log_alpha)
-    # The temperature's only turn was the first update: entropy was above its target.
-    np.testing.assert_allclose(alpha, 3 * np.exp(-0.03), rtol=1e-5)
     paper = preset == "default"
     betas, start = (ref.vp_betas(3), 1.0) if paper else (ref.linear_betas(3, 0.3), 0.5)
     shape = (BATCH, ACT)
-    next_key, return_key, policy_key, _ = jax.random.split(step.key, 4)
+    next_key, return_key, policy_key, entropy_key = jax.random.split(step.key, 4)
 
-    def behave(params, obs, key):
+    def behave(params, obs, key, shape=shape):
         draw_key, noise_key = jax.random.split(key)
         action = ref.denoise(params, obs, betas, draw_key, shape, start, "start")
         return np.clip(action + 0.15 * alpha * ref.normal(noise_key, shape), -1, 1)
@@ -256,6 +267,7 @@ def test_dacer(preset):
         output = ref.critic(params, obs, action, config.activation)
         return output[:, 0], np.log1p(np.exp(output[:, 1]))
 
+    step.check_explored(behave(old.actor.policy.params, batch.obs, step.key))
     next_action = behave(old.actor.policy.params, batch.next_obs, next_key)
     outputs = [critic(params, batch.next_obs, next_action) for params in old.actor.targets]
     z = np.clip(ref.normal(return_key, (2, BATCH)), -3, 3)
@@ -293,6 +305,21 @@ def test_dacer(preset):
         step.metrics["policy_loss"], policy_loss(old.actor.policy.params), rtol=1e-4
     )
     step.check_averaged(old.actor.targets, new.actor.targets, tuple(step.critics(new)), 0.1)
+
+    # 30 actions at each of the batch's first two states.
+    entropies = [
+        dacer.mixture_entropy(
+            jnp.asarray(
+                behave(old.actor.policy.params, np.repeat(obs[None], 30, 0), key, (30, ACT)),
+                jnp.float32,
+            )
+        )
+        for obs, key in zip(batch.obs, jax.random.split(entropy_key), strict=False)
+    ]
+    np.testing.assert_allclose(step.metrics["policy_entropy"], np.mean(entropies) / ACT, rtol=1e-3)
+    excess = float(np.mean(entropies)) + 0.9 * ACT
+    before, after = (x.regulator.temperature for x in (step.raw, new))
+    step.check_temperature(before, after, excess, 3e-2)
 
 
 @pytest.mark.parametrize("preset", ["default", "qflex_paper"])
@@ -332,28 +359,93 @@ def test_qsm(preset):
     np.testing.assert_allclose(step.metrics["policy_loss"], loss(old.policy.params), rtol=1e-4)
     step.check_averaged(old.slow_policy, new.slow_policy, new.policy.params, 0.2)
 
-    draw_key, noise_key = jax.random.split(next_key)
-
-    def draw(key):
+    def draw(policy, obs, key):
         if preset == "default":
-            return ref.denoise(new.slow_policy, batch.next_obs, betas, key, shape, 1.0, "iterate")
+            return ref.denoise(policy, obs, betas, key, shape, 1.0, "iterate")
         keys = jax.random.split(key, 4)
         action = ref.normal(keys[0], shape)
         for index, key in enumerate(keys[1:]):
             size = 1 - index / 3
-            slope = ref.critic(new.slow_policy, batch.next_obs, action, "relu")
+            slope = ref.critic(policy, obs, action, "relu")
             action = action + size / 2 * slope + np.sqrt(size) * ref.normal(key, shape)
             action = np.clip(action, -1, 1)
         return action
 
-    next_action = ref.best_of(
-        3, draw, lambda a: ref.min_q(critics, batch.next_obs, a, "relu"), draw_key
-    )
-    noise = {"default": 0.1, "qflex_paper": 0.0}[preset]
-    next_action = np.clip(next_action + noise * ref.normal(noise_key, shape), -1, 1)
+    def behave(policy, obs, key):
+        draw_key, noise_key = jax.random.split(key)
+        value = partial(ref.min_q, critics, obs, activation="relu")
+        action = ref.best_of(3, partial(draw, policy, obs), value, draw_key)
+        noise = {"default": 0.1, "qflex_paper": 0.0}[preset]
+        return np.clip(action + noise * ref.normal(noise_key, shape), -1, 1)
+
+    step.check_explored(behave(old.slow_policy, batch.obs, step.key))
+    next_action = behave(new.slow_policy, batch.next_obs, next_key)
     next_value = ref.min_q(old.targets, batch.next_obs, next_action, "relu")
     step.check_twin_critics(step.bootstrapped(next_value))
     step.check_averaged(old.targets, new.targets, tuple(step.critics(new)), 0.1)
+
+
+PUBLISHED = {
+    ("sac", "default"): {
+        "width": 256, "depth": 2, "activation": "relu", "learning_rate": 3e-4, "gamma": 0.99,
+        "tau": 0.005, "reward_scale": 1.0, "target_entropy": -1.0, "tanh_correction": True,
+    },
+    ("sac", "qflex_paper"): {
+        "width": 256, "depth": 3, "activation": "gelu", "learning_rate": 3e-4, "tau": 0.005,
+        "reward_scale": 0.2, "initial_alpha": math.exp(1), "target_entropy": -1.0,
+        "tanh_correction": False, "log_std_range": (-20.0, 0.5),
+    },
+    ("crossq", "default"): {
+        "width": 256, "critic_width": 2048, "depth": 2, "learning_rate": 1e-3, "beta1": 0.5,
+        "policy_delay": 3, "tanh_correction": True, "renorm_warmup": 100_000,
+    },
+    ("crossq", "qflex_paper"): {
+        "width": 256, "critic_width": None, "depth": 3, "learning_rate": 3e-4, "beta1": 0.5,
+        "policy_delay": 1, "reward_scale": 1.0, "initial_alpha": 1.0, "target_entropy": -1.0,
+        "tanh_correction": False, "stale_critic": True,
+    },
+    ("sdac", "default"): {
+        "activation": "mish", "learning_rate": 3e-4, "final_learning_rate": 3e-5, "delay": 2,
+        "decay_begin": 25_000, "decay_updates": 50_000, "tau": 0.005, "reward_scale": 0.2,
+        "value_scale": 5.0, "diffusion_steps": 20, "schedule_scale": 0.8, "start_scale": 0.5,
+        "particles": 32, "reverse_samples": 64, "noise_scale": 0.1, "initial_alpha": 5.0,
+        "target_entropy": -0.9, "alpha_learning_rate": 7e-3, "alpha_period": 250,
+    },
+    ("sdac", "qflex_paper"): {"alpha_learning_rate": 3e-4, "reward_scale": 0.2, "particles": 32},
+    ("dacer", "default"): {
+        "learning_rate": 1e-4, "delay": 2, "reward_scale": 0.2, "diffusion_steps": 20,
+        "schedule": "variance_preserving", "start_scale": 1.0, "noise_scale": 0.15,
+        "initial_alpha": 3.0, "alpha_learning_rate": 3e-2, "alpha_period": 10_000,
+        "target_entropy": -0.9, "entropy_samples": 200,
+    },
+    ("dacer", "qflex_paper"): {
+        "learning_rate": 3e-4, "activation": "mish", "schedule": "linear", "schedule_scale": 0.3,
+        "start_scale": 0.5, "reward_scale": 0.2, "noise_scale": 0.15,
+    },
+    ("qsm", "default"): {
+        "width": 512, "depth": 2, "sampler": "diffusion", "diffusion_steps": 5,
+        "gradient_scale": 50.0, "action_noise": 0.1, "decay_updates": 2_000_000,
+        "reward_scale": 1.0, "tau": 0.005,
+    },
+    ("qsm", "qflex_paper"): {
+        "width": 256, "depth": 3, "activation": "relu", "learning_rate": 3e-4,
+        "sampler": "langevin", "diffusion_steps": 20, "particles": 32, "gradient_scale": 1.0,
+        "reward_scale": 1.0, "tau": 0.005,
+    },
+    # Stable-Baselines3 weighs the squared error by 0.5, brax half of it.
+    ("ppo", "qflex_paper"): {
+        "width": 64, "depth": 2, "learning_rate": 3e-5, "gamma": 0.99, "gae_lambda": 0.95,
+        "clipping_epsilon": 0.2, "entropy_cost": 0.0, "value_coefficient": 1.0,
+        "max_grad_norm": 0.5,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "preset"), PUBLISHED)
+def test_settings_are_the_published_ones(name, preset):
+    config = vars(algos.entry(name).presets[preset])
+    expected = PUBLISHED[name, preset]
+    assert {key: config[key] for key in expected} == expected
 
 
 def test_schedules():

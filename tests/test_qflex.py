@@ -352,6 +352,8 @@ def test_presets_differ_where_paper_and_code_differ():
         ({"ascent_steps": 0}, "more than 0"),
         ({"euler_steps": -1}, "euler_steps=-1; give 0 or more"),
         ({"initial_std": 0.0}, "more than 0"),
+        ({"ascent_step_size": -1.0}, "ascent_step_size=-1.0; give more than 0"),
+        ({"beta1": 1.0}, "beta1=1.0; give a number from 0, below 1"),
     ],
 )
 def test_refused_options(options, message):

@@ -61,10 +61,12 @@ def check_options(algorithm: str, config: Any, positive: Iterable[str]) -> None:
         value = getattr(config, name)
         if value is not None and not value > 0:  # refuses NaN too
             raise UserError(f"{algorithm} has {name}={value}; give more than 0")
-    for name in ("gamma", "gae_lambda", "beta1", "tau", "policy_tau"):
+    for name in ("gamma", "gae_lambda", "tau", "policy_tau"):
         if not 0.0 <= getattr(config, name, 0.0) <= 1.0:
             value = getattr(config, name)
             raise UserError(f"{algorithm} has {name}={value}; give a number from 0 to 1")
+    if not 0.0 <= getattr(config, "beta1", 0.0) < 1.0:
+        raise UserError(f"{algorithm} has beta1={config.beta1}; give a number from 0, below 1")
 
 
 # Optimisers.

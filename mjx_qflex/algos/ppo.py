@@ -41,7 +41,7 @@ class PpoConfig:
     gae_lambda: float = 0.95  # of generalised advantage estimation
     clipping_epsilon: float = 0.3  # of the ratio of probabilities; Playground takes brax's default
     entropy_cost: float = 0.01
-    value_coefficient: float = 0.5  # weight of the value loss
+    value_coefficient: float = 0.5  # weight of half the mean squared error of values
     max_grad_norm: float | None = 1.0
     normalize_observations: bool = True  # by running moments
     reward_scale: float = 1.0
@@ -63,6 +63,7 @@ PRESETS: dict[str, PpoConfig] = {
         gamma=0.99,
         clipping_epsilon=0.2,
         entropy_cost=0.0,
+        value_coefficient=1.0,  # brax halves the squared error, Stable-Baselines3 does not
         max_grad_norm=0.5,
         normalize_observations=False,
     ),

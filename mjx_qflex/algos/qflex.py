@@ -133,7 +133,7 @@ def make(
       UserError: an option's value is refused.
     """
     positive = ("width", "depth", "learning_rate", "initial_std", "reward_scale", "output_gain")
-    positive += ("ascent_steps", "source_learning_rate")
+    positive += ("ascent_steps", "ascent_step_size", "source_learning_rate")
     common.check_options("qflex", config, positive)
     if config.euler_steps < 0:
         raise UserError(f"qflex has euler_steps={config.euler_steps}; give 0 or more")

@@ -14,6 +14,7 @@ from mjx_qflex.training import assessment, checkpoint, driver, guidance, reporti
 from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.driver import Say
 from mjx_qflex.training.interrupt import Interrupt
+from mjx_qflex.training.precision import with_matmul_precision
 from mjx_qflex.types import Agent, Algorithm, Learner
 
 
@@ -91,7 +92,9 @@ def sweep_guidance(
     env, algorithm, learner, transitions = restore(folder, interrupt, say)
     seed = config.seed if seed is None else seed
     algorithm = cast(Algorithm, algorithm)  # what can be guided learns from a replay
-    guided = qgf.guide(algorithm, parts, options)
+    guided = with_matmul_precision(
+        qgf.guide(algorithm, parts, options), config.loop.matmul_precision
+    )
     say(f"evaluating {episodes} episodes of each guidance weight (compiling first) ...")
     result = interrupt.attempt(
         guidance.sweep, env, algorithm, guided, learner, options, weights, episodes, seed
