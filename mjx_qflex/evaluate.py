@@ -5,6 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mjx_qflex import __version__, commands
 from mjx_qflex.commands import say, whole_number_flag
@@ -34,6 +35,12 @@ def make_parser() -> commands.FlagParser:
         "among them (runs of crossq, qflex, sac)",
     )
     add("--guidance_steps", type=whole_number_flag, help="Euler steps of it (default: 10)")
+    add(
+        "--guidance_grid",
+        choices=("left", "right"),
+        help="end of a step that the flow's velocity is taken at (default: left, as in the QGF "
+        "paper; what Qflex trained with is algo.euler_grid)",
+    )
     add(
         "--best_of",
         type=whole_number_flag,
@@ -80,14 +87,19 @@ def evaluate(arguments: Sequence[str], interrupt: Interrupt) -> None:
         revisit.sweep_guidance(run, flags.guidance, config, episodes, seed, interrupt, say)
 
 
-def guidance_options(flags: argparse.Namespace) -> dict[str, int]:
+def guidance_options(flags: argparse.Namespace) -> dict[str, Any]:
     """Returns the options of `QgfConfig` that were given.
 
     Raises:
       UserError: one is below 1, or there is no --guidance for it.
     """
     given = {}
-    for flag, option in (("guidance_steps", "euler_steps"), ("best_of", "best_of")):
+    options = {
+        "guidance_steps": "euler_steps",
+        "guidance_grid": "euler_grid",
+        "best_of": "best_of",
+    }
+    for flag, option in options.items():
         value = getattr(flags, flag)
         if value is None:
             continue
@@ -95,7 +107,7 @@ def guidance_options(flags: argparse.Namespace) -> dict[str, int]:
             raise UserError(
                 f"--{flag} is of guidance; add --guidance W, for example --guidance 0.1"
             )
-        if value < 1:
+        if isinstance(value, int) and value < 1:
             raise UserError(f"--{flag} is {value}; give 1 or more")
         given[option] = value
     return given

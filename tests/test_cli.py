@@ -167,6 +167,24 @@ def test_evaluate_sweeps_the_weight_of_guidance(command, trained, tmp_path):
     assert {path.name for path in folder.iterdir()} == LEFT_BEHIND | {"guidance.json"}
 
 
+def test_guidance_of_weight_0_on_the_policys_own_steps_is_the_policy(command, trained, tmp_path):
+    """In the run's own precision too."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["loop"]["matmul_precision"] = "bfloat16"
+    path.write_text(json.dumps(config))
+    flags = (f"--run={folder}", "--episodes=4", "--guidance_steps=20", "--guidance_grid=right")
+    code, out, err = finish(command("evaluate", *flags, "--guidance", "0"))
+    assert (code, err) == (0, ""), out + err
+    policies = json.loads((folder / "guidance.json").read_text())["policies"]
+    unguided = policies["unguided"]["returns"]
+    assert policies["0.0"]["returns"] == pytest.approx(unguided, rel=1e-6)
+    exact = json.loads((folder / "evaluation.json").read_text())["policies"]["trained"]["returns"]
+    assert unguided != pytest.approx(exact, rel=1e-6)
+
+
 def refused(capsys, main, *flags):
     """Returns the one line that a refused command prints."""
     assert main(list(map(str, flags))) == 2

@@ -284,6 +284,8 @@ def test_refused_options(trained, options):
     [
         (["--best_of=2"], "add --guidance"),
         (["--guidance_steps=3"], "add --guidance"),
+        (["--guidance_grid=right"], "add --guidance"),
+        (["--guidance", "0.1", "--guidance_grid=middle"], "'left', 'right'"),
         (["--guidance", "0.1", "--best_of=0"], "--best_of is 0"),
         (["--guidance", "0.1", "--guidance_steps=0"], "--guidance_steps is 0"),
         (["--guidance", "-1"], "guidance"),
@@ -302,4 +304,5 @@ def test_help_shows_the_real_defaults(capsys):
     assert evaluate.main(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert f"Euler steps of it (default: {QgfConfig.euler_steps})" in text
+    assert f"is taken at (default: {QgfConfig.euler_grid}," in text
     assert f"the critics choose one (default: {QgfConfig.best_of})" in text
