@@ -62,7 +62,7 @@ def test_a_finished_run_is_found_again_and_others_are_told_apart(script, trained
     runs = script("study_runs")
     parser = runs.parser("A figure.", ["chain_reach"], total_steps=4000, seeds=1)
     flags = parser.parse_args([f"--logdir={tmp_path}", *(f"--set={text}" for text in SETS)])
-    name = "-".join(["chain_reach", *SETS, "qflex", "s0"]).replace("algo.", "")
+    name = "-".join(["chain_reach", *SETS, "qflex", "4000", "s0"]).replace("algo.", "")
     shutil.copytree(trained[0], tmp_path / name)
     before = {path.name for path in tmp_path.rglob("*")}
     assert runs.chosen(flags, [("qflex", ())]) == [tmp_path / name]

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import study_runs as runs
-from figures import by_problem, canvas, curves, save, say, write_csv
+from figures import by_problem, canvas, curves, save, say, write_csv, write_curves
 
-from mjx_qflex.algos import qflex
 from mjx_qflex.training import assessment, evaluation
 from mjx_qflex.training.page import COLOURS
 
@@ -25,13 +24,10 @@ TASKS = ("chain_reach", "chain_reach,task.num_joints=100", "arm_reach")
 def played(folder: Path, episodes: int) -> assessment.Interval:
     """Returns what the flow adds to the return of a run's policy: mean and 95% interval."""
     config, trained = runs.restore(folder)
-    env = trained.env
-    sizes = (env.observation_size, env.action_size)
+    policy = evaluation.learner_policy(trained.algorithm)
     returns = []
-    for parts in ("flow", "source"):
-        learner = trained.learner if parts == "flow" else runs.without_flow(trained.learner)
-        algorithm = qflex.make(config.algo_config, *sizes)
-        program = evaluation.make_evaluate(env, evaluation.learner_policy(algorithm), episodes)
+    for learner in (trained.learner, runs.without_flow(trained.learner)):
+        program = evaluation.make_evaluate(trained.env, policy, episodes)
         result = program(learner, assessment.evaluation_key(config.seed))
         returns.append(np.asarray(result.return_, np.float64))
     return assessment.paired_interval(returns[0] - returns[1])
@@ -56,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(row | {f"flow_adds_{end}": value for end, value in gain._asdict().items()})
             say(rows[-1])
     write_csv(rows, "figure4", flags.output)
+    write_curves(found, RATIO, "mean", "figure4_curves", flags.output)
     figure, ((axis, bars),) = canvas(11.0, 4.2, 1, 2)
     problems = by_problem(found)
     for (problem, groups), colour in zip(problems.items(), itertools.cycle(COLOURS)):

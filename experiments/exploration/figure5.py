@@ -24,8 +24,12 @@ TRIED = {
     "algo.ascent_step_size": (0.001, 0.1, 1.0),
     "algo.euler_steps": (5, 80),
 }
-VARIANTS = [("qflex", ())]
-VARIANTS += [("qflex", (f"{key}={value}",)) for key, values in TRIED.items() for value in values]
+CHANGED = [{}, *({key: value} for key, values in TRIED.items() for value in values)]
+# Spelt out, for a preset may have values of its own.
+VARIANTS = [
+    ("qflex", [f"{key}={value}" for key, value in (PUBLISHED | changed).items()])
+    for changed in CHANGED
+]
 
 
 def final_return(run: Run) -> float:

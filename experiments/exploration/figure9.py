@@ -2,10 +2,10 @@
 
     python experiments/exploration/figure9.py [--runs DIR ...]
 
-At states that the exploring policy comes by, many actions are drawn. Their spread at each state,
-scaled actuator by actuator, gives a correlation matrix; the pictures show its mean over states. A
-Qflex run appears twice: its Gaussian source alone, whose noise is independent by construction,
-and its flow.
+At states out of whole episodes of the exploring policy, many actions are drawn. Their spread at
+each state, scaled actuator by actuator, gives a correlation matrix; the pictures show its mean over
+states. A Qflex run appears twice: its Gaussian source alone, whose noise is independent by
+construction, and its flow.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,6 @@ from mjx_qflex.algos.qflex import QflexLearner
 from mjx_qflex.training import comparison
 from mjx_qflex.types import Algorithm
 
-WORLDS = 16  # that are stepped to come by states
 VARIANTS = (("qflex", ()), ("crossq", ()))
 
 
@@ -88,8 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows, pictures = [], []
     for folder in folders:
         config, trained = runs.restore(folder)
-        steps = -(-flags.states // WORLDS)
-        obs = runs.visited(config, trained, WORLDS, steps, seed=0)[: flags.states]
+        obs = runs.visited(config, trained, flags.states, seed=0)
         for name, learner in policies(trained):
             noise = measure(trained.algorithm, learner, obs, flags.draws)
             rows.append(

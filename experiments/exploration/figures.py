@@ -97,6 +97,20 @@ def curves(
     axis.grid(alpha=0.3)
 
 
+def write_curves(
+    groups: Sequence[Group], quantity: str, statistic: str, name: str, folder: Path
+) -> None:
+    """Writes what `curves` draws of all seeds together."""
+    rows = []
+    for item in groups:
+        x, estimate, lines = comparison.curve(item, quantity, "transitions", statistic)
+        which = {"task": item.problem, "name": item.name, "seeds": len(lines)}
+        for at, *values in zip(x, *estimate, strict=True):
+            ends = dict(zip(("value", "low", "high"), values, strict=True))
+            rows.append({**which, "transitions": int(at), **ends})
+    write_csv(rows, name, folder)
+
+
 def by_problem(groups: Iterable[Group]) -> dict[str, list[Group]]:
     """Returns groups by what they were trained on."""
     problems: dict[str, list[Group]] = {}

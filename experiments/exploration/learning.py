@@ -25,6 +25,7 @@ from mjx_qflex.training import assessment, comparison, statistics
 from mjx_qflex.training.page import COLOURS
 
 ENDS = ("value", "low", "high")  # of an estimate and its interval
+NUMBERS = ("transitions", "return", "displacement", "idle")  # columns besides those of a `Key`
 
 
 class Key(NamedTuple):
@@ -39,6 +40,7 @@ class Curve(NamedTuple):
     """How a run went, and what doing nothing brings from the same starts, which its seed draws."""
 
     points: np.ndarray  # [P, 2] of transitions and return
+    displacement: np.ndarray  # [P], root mean square of the ascent's in an action; NaN: not known
     idle: float
 
     @property
@@ -57,9 +59,12 @@ def kept(path: Path) -> Curves:
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 key = Key(row["task"], row["algorithm"], int(row["seed"]))
-                numbers = tuple(float(row[name]) for name in ("transitions", "return", "idle"))
-                found.setdefault(key, []).append(numbers)
-    return {key: Curve(np.array(rows)[:, :2], idle=rows[0][-1]) for key, rows in found.items()}
+                found.setdefault(key, []).append(tuple(float(row[name]) for name in NUMBERS))
+    columns = {key: np.array(rows).T for key, rows in found.items()}
+    return {
+        key: Curve(np.stack([at, value], axis=1), displacement, idle[0])
+        for key, (at, value, displacement, idle) in columns.items()
+    }
 
 
 def finished(logdir: Path) -> Curves:
@@ -75,8 +80,12 @@ def finished(logdir: Path) -> Curves:
         points = run.series("evaluation/return")
         end = (run.last("transitions"), run.final("return"))
         points = np.array([*points[points[:, 0] < end[0]], end])
+        logged = run.series("update/displacement")
+        displacement = np.full(len(points), np.nan)
+        if len(logged):
+            displacement = np.interp(points[:, 0], *logged.T)
         idle = assessed["policies"]["idle"]["return_mean"]
-        curves[Key(*folder.parts[-3:-1], run.seed)] = Curve(points, idle)
+        curves[Key(*folder.parts[-3:-1], run.seed)] = Curve(points, displacement, idle)
     return curves
 
 
@@ -116,9 +125,11 @@ def table(curves: Curves) -> list[dict]:
         values, qflex = (final_gains(curves, task, name) for name in (algorithm, "qflex"))
         if not len(values):
             continue
-        estimate = statistics.over_seeds(values, "iqm")
+        idle = [curve.idle for key, curve in curves.items() if key[:2] == (task, algorithm)]
         row = {"task": task, "algorithm": algorithm, "seeds": len(values)}
-        row |= {f"gain_{end}": float(x) for end, x in estimate._asdict().items()}
+        for name, numbers in (("gain", values), ("return", values + np.array(idle))):
+            estimate = statistics.over_seeds(numbers, "iqm")
+            row |= {f"{name}_{end}": float(x) for end, x in estimate._asdict().items()}
         if len(qflex) and algorithm != "qflex":
             above = statistics.probability_of_improvement([qflex], [values])
             row |= {f"qflex_above_{end}": x for end, x in above._asdict().items()}
@@ -128,9 +139,18 @@ def table(curves: Curves) -> list[dict]:
     return rows
 
 
-def colours(curves: Curves) -> dict[str, str]:
-    """Returns each algorithm's colour, the same in both pictures."""
-    return dict(zip(names(curves, 1), itertools.cycle(COLOURS), strict=False))
+def styles(curves: Curves) -> dict[str, dict[str, str]]:
+    """Returns each algorithm's colour and line, the same in both pictures.
+
+    Lines of one algorithm share a colour; the one with its own paper's or with tuned options is
+    dashed.
+    """
+    plain = {name: name.removesuffix("-own").removesuffix("-tuned") for name in names(curves, 1)}
+    colour = dict(zip(dict.fromkeys(plain.values()), COLOURS, strict=False))
+    return {
+        name: {"color": colour[of], "linestyle": "-" if name == of else "--"}
+        for name, of in plain.items()
+    }
 
 
 def draw(curves: Curves) -> Figure:
@@ -151,15 +171,16 @@ def draw(curves: Curves) -> Figure:
 def _draw_task(axis: Axes, curves: Curves, task: str) -> None:
     """Draws one task's curves."""
     numbers = set()
-    for algorithm, colour in colours(curves).items():
+    for algorithm, style in styles(curves).items():
         lines = gains(curves, task, algorithm)
         if not lines:
             continue
         numbers.add(len(lines))
         x, values = comparison.at_common_points(lines)
         estimate = statistics.over_seeds(values, "iqm")
-        axis.plot(x, estimate.value, color=colour, linewidth=1.8)
-        axis.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.15, linewidth=0)
+        axis.plot(x, estimate.value, linewidth=1.8, **style)
+        band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
+        axis.fill_between(x, estimate.low, estimate.high, **band)
     axis.set_title(f"{task} (seeds: {' or '.join(map(str, sorted(numbers)))})")
     axis.set_xlabel("transitions")
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -167,8 +188,8 @@ def _draw_task(axis: Axes, curves: Curves, task: str) -> None:
 
 
 def _add_legend(figure: Figure, curves: Curves) -> None:
-    """Names the algorithms' colours on the right of all panels."""
-    lines = [Line2D([], [], color=c, label=name) for name, c in colours(curves).items()]
+    """Names the algorithms' lines on the right of all panels."""
+    lines = [Line2D([], [], label=name, **style) for name, style in styles(curves).items()]
     figure.legend(handles=lines, loc="outside right center", fontsize=9)
 
 
@@ -177,7 +198,7 @@ def draw_by_size(curves: Curves, rows: Sequence[dict]) -> Figure:
     kinds = of_kinds(names(curves, 0))
     figure, axes = canvas(5.2 * len(kinds), 3.8, 1, len(kinds))
     for axis, (kind, tasks) in zip(axes.flat, kinds.items(), strict=True):
-        for place, (algorithm, colour) in enumerate(colours(curves).items()):
+        for place, (algorithm, style) in enumerate(styles(curves).items()):
             line = [
                 (num_actuators(row["task"]), *(row[f"gain_{end}"] for end in ENDS))
                 for row in rows
@@ -188,7 +209,7 @@ def draw_by_size(curves: Curves, rows: Sequence[dict]) -> Figure:
             size, value, low, high = np.array(line).T
             size = size * 1.02 ** (place - 4)  # beside each other, or bars hide one another
             spread = np.nan_to_num([value - low, high - value])
-            axis.errorbar(size, value, spread, color=colour, marker="o", markersize=4)
+            axis.errorbar(size, value, spread, marker="o", markersize=4, **style)
         axis.set_xscale("log")
         axis.set_xticks(sizes := [num_actuators(task) for task in tasks], map(str, sizes))
         axis.set_xticks([], minor=True)
@@ -208,9 +229,9 @@ def main(arguments: list[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     curves = kept(flags.output / f"{flags.name}.csv") | finished(flags.logdir)
     points = [
-        {**key._asdict(), "transitions": int(at), "return": float(value), "idle": curve.idle}
+        key._asdict() | dict(zip(NUMBERS, (int(at), value, displacement, curve.idle), strict=True))
         for key, curve in sorted(curves.items())
-        for at, value in curve.points
+        for (at, value), displacement in zip(curve.points, curve.displacement, strict=True)
     ]
     write_csv(points, flags.name, flags.output)
     rows = table(curves)

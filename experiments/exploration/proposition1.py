@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     folder = runs.chosen(flags, [("qflex", ())])[0]
     config, trained = runs.restore(folder)
-    obs = runs.visited(config, trained, 16, -(-flags.samples // 16), seed=0)
+    obs = runs.visited(config, trained, flags.samples, seed=0)
     take_apart = algos.policy_parts(config.algo, config.algo_config)
 
     def parts_of(obs):

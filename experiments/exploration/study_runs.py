@@ -4,21 +4,24 @@ A folder that holds a finished run is not trained again, and one that was stoppe
 """
 
 import argparse
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
+import numpy as np
 from figures import HERE
 
 from mjx_qflex import config as configs
+from mjx_qflex import presets
 from mjx_qflex.algos.common import copied
 from mjx_qflex.algos.qflex import QflexLearner
 from mjx_qflex.commands import whole_number
 from mjx_qflex.config import Config
-from mjx_qflex.training import comparison, driver, replay, revisit
+from mjx_qflex.errors import UserError
+from mjx_qflex.training import comparison, driver, revisit
 from mjx_qflex.training.comparison import Group
 from mjx_qflex.training.interrupt import Interrupt
 from mjx_qflex.training.loop import make_loop
@@ -27,6 +30,7 @@ from mjx_qflex.training.revisit import Trained
 FOLDER = Path("runs/exploration")
 # Without --preset: what makes the preset `cpu` a matter of seconds.
 SMALL = ("algo.width=64", "loop.batch_size=128")
+WORLDS = 16  # at least, that are stepped to come by states
 
 
 def parser(description: str, tasks: Sequence[str], total_steps: int, seeds: int):
@@ -63,10 +67,23 @@ def parser(description: str, tasks: Sequence[str], total_steps: int, seeds: int)
 
 
 def chosen(flags: argparse.Namespace, variants: Iterable[tuple[str, Sequence[str]]]) -> list[Path]:
-    """Returns the folders given, or trains (algorithm, settings) on all tasks and seeds."""
+    """Returns the folders given, or trains (algorithm, settings) on all tasks and seeds.
+
+    Raises:
+      UserError: several algorithms are to be compared with a preset that is tuned for one of them.
+    """
     if flags.runs:
         return flags.runs
     variants = tuple(variants)
+    algorithms = {algo for algo, _ in variants}
+    for task in flags.tasks:
+        name, preset = task.split(",")[0], flags.preset or "cpu"
+        tuned = [algo for algo in algorithms if (preset, name, algo) in presets.SETTINGS]
+        if tuned and len(algorithms) > 1:
+            raise UserError(
+                f"preset {preset} holds options tuned for {tuned[0]} on {name}, so that the others "
+                "would be at a disadvantage; give --preset=code, and sizes by --set"
+            )
     return [
         train(flags, task, algo, sets, seed)
         for task in flags.tasks
@@ -90,7 +107,7 @@ def train(flags: argparse.Namespace, task: str, algo: str, sets: Sequence[str], 
     changes = [*(SMALL if flags.preset is None else ()), *options, *flags.set, *sets]
     config = configs.resolve(name, algo, preset, seed, total_steps=flags.total_steps, sets=changes)
     size = [preset] if flags.preset else []
-    parts = [name, *options, *flags.set, algo, *sets, *size, f"s{seed}"]
+    parts = [name, *options, *flags.set, algo, *sets, *size, f"{config.total_steps}", f"s{seed}"]
     folder = flags.logdir / "-".join(parts).replace("algo.", "").replace("task.", "")
     words = ["python", "-m", "mjx_qflex.train", f"--task={name}", f"--algo={algo}"]
     words += [f"--preset={preset}", f"--seed={seed}", f"--total_steps={config.total_steps}"]
@@ -118,11 +135,13 @@ def restore(folder: Path) -> tuple[Config, Trained]:
     return configs.load(folder), revisit.restore(folder, Interrupt(), lambda text: None)
 
 
-def visited(config: Config, trained: Trained, num_worlds: int, num_steps: int, seed: int) -> Any:
-    """Returns observations [num_worlds * num_steps, O] that the exploring policy comes by.
+def visited(config: Config, trained: Trained, number: int, seed: int) -> jax.Array:
+    """Returns different observations [number, O] out of whole episodes of the exploring policy.
 
     The library's loop collects them, without updates.
     """
+    num_steps = trained.env.episode_length
+    num_worlds = max(WORLDS, math.ceil(number / num_steps))
     sizes = replace(
         config.loop,
         num_envs=num_worlds,
@@ -137,10 +156,10 @@ def visited(config: Config, trained: Trained, num_worlds: int, num_steps: int, s
     learner = copied(trained.learner)  # an epoch takes over what it is given
     run = replace(run, device=run.device.replace(learner=learner))
     run, _ = loop.epoch(run)
-    count = (1, num_worlds * num_steps)
-    return jax.jit(replay.sample, static_argnums=2)(
-        run.device.replay, jax.random.PRNGKey(seed), count
-    ).obs[0]
+    ring = run.device.replay
+    valid = np.asarray(ring.valid)
+    obs = np.asarray(ring.obs[: len(valid)], np.float32)[valid]
+    return jax.numpy.asarray(np.random.default_rng(seed).permutation(obs)[:number])
 
 
 def without_flow(learner: QflexLearner) -> QflexLearner:

@@ -2,8 +2,11 @@
 
     python experiments/exploration/table5.py
 
-Acting and updating are compiled apart from any task, on random observations and batches, with the
-preset's options for the task that is named; compile time is a column of its own.
+Acting and updating are compiled apart from any task, on random observations and batches, with a
+preset's options for `chain_reach`; compile time is a column of its own. On a GPU, for example
+
+    python experiments/exploration/table5.py --preset=gpu --worlds=4096 --batch=4096 \\
+        --set algo.width=1024
 """
 
 import argparse
@@ -29,14 +32,14 @@ from mjx_qflex.types import Algorithm, Transition
 COUNTS = (10, 80, 700)
 EXTRA_OBSERVATIONS = 4  # of chain_reach, besides one for each joint
 BUDGET_S = 1.0  # of one timing
-CALLS = 4  # of a round
+CALLS = 12  # of a round
 
 
 def seconds_per_call(call: Callable[[Any], Any], state: Any) -> float:
     """Returns seconds of `state = call(state)`: the median over rounds of several calls.
 
-    Some algorithms do part of their work at every second update, so a round is an even number of
-    updates in a row; what they do more rarely yet is done in the first call, which is not timed.
+    Some algorithms do part of their work at every second or third update, so a round is a multiple
+    of 6 in a row; what they do more rarely yet is done in the first call, which is not timed.
     """
     state = jax.block_until_ready(call(state))
     rounds, begin = [], time.perf_counter()
@@ -49,9 +52,10 @@ def seconds_per_call(call: Callable[[Any], Any], state: Any) -> float:
     return float(np.median(rounds))
 
 
-def measure(name: str, num_actuators: int, worlds: int, batch: int, sets: list[str]) -> dict:
+def measure(name: str, num_actuators: int, flags: argparse.Namespace) -> dict:
     """Returns a row: one algorithm with one number of actuators."""
-    config = configs.resolve("chain_reach", name, "cpu", sets=sets)
+    worlds, batch = flags.worlds, flags.batch
+    config = configs.resolve("chain_reach", name, flags.preset, sets=flags.set)
     num_obs = num_actuators + EXTRA_OBSERVATIONS
     algorithm = algos.make(name, config.algo_config, num_obs, num_actuators)
     learner = jax.jit(algorithm.init)(jax.random.key(0))
@@ -114,6 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--algos", nargs="+", default=sorted(algos.ALGOS))
     add("--counts", type=int, nargs="+", default=COUNTS, help="actuators")
+    add("--preset", default="cpu", help="of the algorithms' options (default: cpu)")
     add("--worlds", type=int, default=64)
     add("--batch", type=int, default=256)
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="such as algo.width=1024")
@@ -123,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for name in flags.algos:
         for num_actuators in flags.counts:
-            rows.append(measure(name, num_actuators, flags.worlds, flags.batch, flags.set))
+            rows.append(measure(name, num_actuators, flags))
             say(rows[-1])
     write_csv(rows, "table5", flags.output)
     draw(rows, flags.output)
