@@ -15,6 +15,7 @@ from tiny_runs import TINY
 
 from mjx_qflex import algos, flow
 from mjx_qflex import config as configs
+from mjx_qflex.errors import UserError
 from mjx_qflex.training import (
     assessment,
     checkpoint,
@@ -69,6 +70,24 @@ def test_a_finished_run_is_found_again_and_others_are_told_apart(script, trained
     assert {path.name for path in tmp_path.rglob("*")} == before
     flags = parser.parse_args([f"--logdir={tmp_path}", "--runs", "a", "b"])
     assert runs.chosen(flags, [("qflex", ())]) == [Path("a"), Path("b")]
+
+
+def test_a_preset_tuned_for_one_algorithm_is_no_comparison(script, tmp_path):
+    runs = script("study_runs")
+    parser = runs.parser("A figure.", ["ms_human_walk"], total_steps=4000, seeds=1)
+    flags = parser.parse_args([f"--logdir={tmp_path}", "--preset=gpu"])
+    with pytest.raises(UserError, match="tuned for qflex on ms_human_walk"):
+        runs.chosen(flags, [("qflex", ()), ("crossq", ())])
+
+
+def test_visited_states_are_different_and_from_whole_episodes(script, run_folders):
+    runs = script("study_runs")
+    config, trained = runs.restore(Path(run_folders["CHAIN"]))
+    length = trained.env.episode_length
+    obs = np.asarray(runs.visited(config, trained, runs.WORLDS * length, seed=0))
+    assert len(np.unique(obs, axis=0)) == len(obs) == runs.WORLDS * length
+    _, counts = np.unique(obs[:, -4:-2], axis=0, return_counts=True)
+    assert (counts % length == 0).all()  # each episode's target is there at every step of it
 
 
 def test_the_tip_varies_as_the_linearised_chain(script):
