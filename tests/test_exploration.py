@@ -230,7 +230,9 @@ def test_every_script_is_tried():
     assert scripts == {*TINY_FLAGS, "figure5", "figure8", "learning"}
 
 
-def test_learning_gathers_finished_runs_and_keeps_those_of_before(script, trained, tmp_path):
+def test_learning_gathers_finished_runs_and_keeps_those_of_before(
+    script, trained, tmp_path, capsys
+):
     learning, (run, *_) = script("learning"), trained
     for seed in (0, 1):
         folder = tmp_path / "runs" / "chain-8" / "qflex" / f"s{seed}"
@@ -249,6 +251,7 @@ def test_learning_gathers_finished_runs_and_keeps_those_of_before(script, traine
     gain = assessment.load(run)["trained_minus"]["idle"]["mean"]
     (result,) = table(tmp_path, "learning_final")
     assert float(result["gain_value"]) == pytest.approx(gain, abs=1e-3)
+    assert f"| qflex | {gain:.2f} ({gain:.2f}, {gain:.2f}) |" in capsys.readouterr().out
     assert result["seeds"] == "2"
 
     shutil.rmtree(tmp_path / "runs" / "chain-8" / "qflex" / "s1")

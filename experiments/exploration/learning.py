@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from figures import HERE, canvas, save, say, write_csv
+from figures import HERE, canvas, save, write_csv
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -139,6 +139,32 @@ def table(curves: Curves) -> list[dict]:
     return rows
 
 
+def markdown(rows: Sequence[dict], quantity: str) -> list[str]:
+    """Returns a quantity of `table` as lines of a Markdown table, algorithms over tasks.
+
+    Cells tell their number of seeds where the task has cells of more.
+    """
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    most = {task: max(row["seeds"] for row in rows if row["task"] == task) for task in tasks}
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        value, low, high = (row[f"{quantity}_{end}"] for end in ENDS)
+        if np.isnan(value):
+            continue
+        notes = [] if np.isnan(low) else [f"{_short(low)}, {_short(high)}"]
+        if row["seeds"] < most[row["task"]]:
+            notes.append(f"{row['seeds']} seed" + "s" * (row["seeds"] > 1))
+        cell = _short(value) + (f" ({'; '.join(notes)})" if notes else "")
+        cells.setdefault(row["algorithm"], {})[row["task"]] = cell
+    lines = [["", *tasks], ["---"] * (len(tasks) + 1), ["seeds", *(str(most[t]) for t in tasks)]]
+    lines += [[name, *(found.get(task, "-") for task in tasks)] for name, found in cells.items()]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 3 else f"{value:.2f}"
+
+
 def styles(curves: Curves) -> dict[str, dict[str, str]]:
     """Returns each algorithm's colour and line, the same in both pictures.
 
@@ -235,8 +261,8 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     write_csv(points, flags.name, flags.output)
     rows = table(curves)
-    for row in rows:
-        say(row)
+    for quantity, words in (("gain", "final gain"), ("qflex_above", "P(qflex gains more)")):
+        print(f"\n{words}\n", *markdown(rows, quantity), sep="\n")
     write_csv(rows, f"{flags.name}_final", flags.output)
     if len(names(curves, 0)) > 1:
         save(draw(curves), flags.name, flags.output)
