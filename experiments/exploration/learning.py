@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from mjx_qflex.training import assessment, comparison, statistics
+from mjx_qflex.training import comparison, statistics
 from mjx_qflex.training.page import COLOURS
 
 ENDS = ("value", "low", "high")  # of an estimate and its interval
@@ -74,8 +74,8 @@ def finished(logdir: Path) -> Curves:
     """
     curves: Curves = {}
     for folder in sorted(logdir.glob("*/*/s*/")):
-        run, assessed = comparison.read_run(folder), assessment.load(folder)
-        if assessed is None or run.seed is None:
+        run = comparison.read_run(folder)
+        if run.policy is None or run.seed is None:
             continue
         points = run.series("evaluation/return")
         end = (run.last("transitions"), run.final("return"))
@@ -84,7 +84,7 @@ def finished(logdir: Path) -> Curves:
         displacement = np.full(len(points), np.nan)
         if len(logged):
             displacement = np.interp(points[:, 0], *logged.T)
-        idle = assessed["policies"]["idle"]["return_mean"]
+        idle = run.policies["idle"]["return_mean"]
         curves[Key(*folder.parts[-3:-1], run.seed)] = Curve(points, displacement, idle)
     return curves
 

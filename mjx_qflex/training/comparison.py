@@ -36,7 +36,7 @@ class Run:
     folder: Path
     settings: Settings | None
     rows: list[metrics.Row]
-    policy: dict[str, Any] | None  # the trained one, of evaluation.json
+    policies: dict[str, dict[str, Any]]  # of evaluation.json, the trained one among them
     device: str
     notes: tuple[str, ...]
 
@@ -47,6 +47,11 @@ class Run:
     @property
     def seed(self) -> int | None:
         return None if self.settings is None else self.settings.get("seed")
+
+    @property
+    def policy(self) -> dict[str, Any] | None:
+        """What evaluation.json says of the trained policy."""
+        return self.policies.get("trained")
 
     @property
     def video(self) -> Path | None:
@@ -121,7 +126,7 @@ def read_run(folder: Path) -> Run:
     notes: list[str] = []
     settings = _read(folder / configs.FILE_NAME, _settings, notes)
     rows = _read(folder / metrics.FILE_NAME, _rows, notes)
-    policy = _read(folder / assessment.FILE_NAME, _policy, notes)
+    policies = _read(folder / assessment.FILE_NAME, _policies, notes)
     device = ""
     if (folder / reporting.SUMMARY_NAME).is_file():
         device = _read(folder / reporting.SUMMARY_NAME, _device, notes) or ""
@@ -130,7 +135,7 @@ def read_run(folder: Path) -> Run:
         notes.append(f"{video.name} is empty")
     if rows and not (folder / metrics.FILE_NAME).read_bytes().endswith(b"\n"):
         notes.append(f"{metrics.FILE_NAME} ends within a line")
-    return Run(folder, settings, rows or [], policy, device, tuple(notes))
+    return Run(folder, settings, rows or [], policies or {}, device, tuple(notes))
 
 
 def _read(path: Path, parse: Callable[[Path], Any], notes: list[str]) -> Any:
@@ -170,9 +175,14 @@ def _rows(path: Path) -> list[metrics.Row]:
     return rows
 
 
-def _policy(path: Path) -> dict[str, Any]:
-    policy = json.loads(path.read_text())["policies"]["trained"]
-    return policy | {name: float(policy[name]) for name in ("return_mean", "length_mean")}
+def _policies(path: Path) -> dict[str, dict[str, Any]]:
+    policies = json.loads(path.read_text())["policies"]
+    if "trained" not in policies:
+        raise ValueError("it has no trained policy")
+    return {
+        name: policy | {key: float(policy[key]) for key in ("return_mean", "length_mean")}
+        for name, policy in policies.items()
+    }
 
 
 def _device(path: Path) -> str:
