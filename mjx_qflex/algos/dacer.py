@@ -137,7 +137,8 @@ def make(
         )
 
     def act(learner: DacerLearner, obs, carry, key, mode: Mode):
-        """Draws from the policy; evaluation uses the same draws always, and adds no noise."""
+        """Draws from the policy; evaluation adds no noise and uses the same draws always, of one
+        key where Qflex's authors derive one from the observation."""
         draw, key = common.normal_source(mode, key, (obs.shape[0], action_size))
         alpha = jnp.exp(learner.regulator.temperature.log_alpha) if mode == "explore" else 0.0
         return _sample(config, schedule, learner.actor.policy.params, alpha, obs, key, draw), carry

@@ -108,7 +108,8 @@ def make(
         return _init(config, optimizers, observation_size, action_size, key)
 
     def act(learner: SdacLearner, obs, carry, key, mode: Mode):
-        """Draws with the slow policy; evaluation uses the same draws always, and adds no noise."""
+        """Draws with the slow policy; evaluation adds no noise and uses the same draws always, of
+        one key where Qflex's authors derive one from the observation."""
         draw, key = common.normal_source(mode, key, (obs.shape[0], action_size))
         draw_key, noise_key = jax.random.split(key)
         critics = common.at(tuple(critic.params for critic in learner.critics), obs)
