@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from figures import HERE
 
@@ -159,7 +160,7 @@ def visited(config: Config, trained: Trained, number: int, seed: int) -> jax.Arr
     ring = run.device.replay
     valid = np.asarray(ring.valid)
     obs = np.asarray(ring.obs[: len(valid)], np.float32)[valid]
-    return jax.numpy.asarray(np.random.default_rng(seed).permutation(obs)[:number])
+    return jnp.asarray(np.random.default_rng(seed).permutation(obs)[:number])
 
 
 def without_flow(learner: QflexLearner) -> QflexLearner:
