@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import study_runs as runs
-from figures import by_problem, canvas, curves, save, say, write_csv, write_curves
+from figures import by_problem, canvas, curves, save, say, write_csv
 
 from mjx_qflex.training import assessment, evaluation
 from mjx_qflex.training.page import COLOURS
@@ -52,11 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(row | {f"flow_adds_{end}": value for end, value in gain._asdict().items()})
             say(rows[-1])
     write_csv(rows, "figure4", flags.output)
-    write_curves(found, RATIO, "mean", "figure4_curves", flags.output)
     figure, ((axis, bars),) = canvas(11.0, 4.2, 1, 2)
-    problems = by_problem(found)
+    problems, drawn = by_problem(found), []
     for (problem, groups), colour in zip(problems.items(), itertools.cycle(COLOURS)):
-        curves(axis, groups, RATIO, dict.fromkeys((item.name for item in groups), colour), "mean")
+        same = dict.fromkeys((item.name for item in groups), colour)
+        drawn += curves(axis, groups, RATIO, same, "mean")
         axis.lines[-1].set_label(problem)
         mine = [row for row in rows if row["task"] == problem]
         for row in mine:
@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
                 fmt="o",
                 color=colour,
             )
+    write_csv(drawn, "figure4_curves", flags.output)
     axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
     axis.set_ylim(0, 1.02)
     axis.set_ylabel("share of states at which the critics\nprefer the flow's action (Eq. 18)")

@@ -9,13 +9,12 @@ same equations. Learning curves, final returns and the probability that one ends
 import itertools
 
 import study_runs as runs
-from figures import by_problem, canvas, curves, save, say, write_csv, write_curves
+from figures import by_problem, canvas, curves, save, say, write_csv
 
 from mjx_qflex.training import comparison
 from mjx_qflex.training.page import COLOURS
 
 VARIANTS = (("qflex", ()), ("qflex", ("algo.euler_steps=0",)), ("crossq", ()))
-SHOWN = "episode/return"
 
 
 def final_return(run: comparison.Run) -> float:
@@ -39,13 +38,13 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(row)
             say(row)
     write_csv(rows, "figure8", flags.output)
-    drawn = [item for found in problems.values() for item in found]
-    write_curves(drawn, SHOWN, "iqm", "figure8_curves", flags.output)
+    drawn = []
     figure, (axes,) = canvas(5.2 * len(problems), 4.2, 1, len(problems))
     for axis, (problem, found) in zip(axes, problems.items(), strict=True):
-        curves(axis, found, SHOWN, colours, "iqm")
+        drawn += curves(axis, found, "episode/return", colours, "iqm")
         axis.set_title(problem)
         axis.legend(fontsize=8)
+    write_csv(drawn, "figure8_curves", flags.output)
     axes[0].set_ylabel("return of training episodes\n(interquartile mean of seeds, 95% interval)")
     save(figure, "figure8", flags.output)
 

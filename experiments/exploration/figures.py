@@ -23,6 +23,7 @@ from mjx_qflex.tasks.chain_reach import tip_position, turn_joints
 from mjx_qflex.training import comparison
 from mjx_qflex.training.comparison import Group
 from mjx_qflex.training.page import COLOURS
+from mjx_qflex.training.statistics import Estimate
 
 HERE = Path(__file__).parent
 BEND = np.pi  # rad, of all joints of a bent chain together: half a circle
@@ -80,35 +81,37 @@ def _text(value: Any, digits: int = 6) -> Any:
     return f"{value:.{digits}g}" if isinstance(value, float | np.floating) else value
 
 
+def num_seeds(number: int) -> str:
+    """Returns a number of seeds in words."""
+    return f"{number} seed" + "s" * (number != 1)
+
+
 def curves(
     axis: Axes, groups: Sequence[Group], quantity: str, colours: dict[str, str], statistic: str
-) -> None:
-    """Draws a quantity of groups over transitions: their statistic, its interval, each seed."""
+) -> list[dict[str, Any]]:
+    """Draws a quantity of groups over transitions: their statistic, its interval, each seed.
+
+    Returns:
+      The statistic and its interval as rows of a table.
+    """
+    rows = []
     for item in groups:
         x, estimate, lines = comparison.curve(item, quantity, "transitions", statistic)
         colour = colours[item.name]
         for line in lines:
             axis.plot(*line.T, color=colour, linewidth=0.6, alpha=0.5)
-        seeds = f"{len(lines)} seed" + "s" * (len(lines) != 1)
-        axis.plot(x, estimate.value, color=colour, linewidth=2, label=f"{item.name} ({seeds})")
+        label = f"{item.name} ({num_seeds(len(lines))})"
+        axis.plot(x, estimate.value, color=colour, linewidth=2, label=label)
         axis.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.2, linewidth=0)
+        which = {"task": item.problem, "name": item.name, "seeds": len(lines)}
+        rows += [
+            which | {"transitions": int(at)} | Estimate(*ends)._asdict()
+            for at, *ends in zip(x, *estimate, strict=True)
+        ]
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.set_xlabel("transitions")
     axis.grid(alpha=0.3)
-
-
-def write_curves(
-    groups: Sequence[Group], quantity: str, statistic: str, name: str, folder: Path
-) -> None:
-    """Writes what `curves` draws of all seeds together."""
-    rows = []
-    for item in groups:
-        x, estimate, lines = comparison.curve(item, quantity, "transitions", statistic)
-        which = {"task": item.problem, "name": item.name, "seeds": len(lines)}
-        for at, *values in zip(x, *estimate, strict=True):
-            ends = dict(zip(("value", "low", "high"), values, strict=True))
-            rows.append({**which, "transitions": int(at), **ends})
-    write_csv(rows, name, folder)
+    return rows
 
 
 def by_problem(groups: Iterable[Group]) -> dict[str, list[Group]]:

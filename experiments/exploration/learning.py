@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from figures import HERE, canvas, save, write_csv
+from figures import HERE, canvas, num_seeds, save, write_csv
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,7 +24,7 @@ from matplotlib.ticker import EngFormatter
 from mjx_qflex.training import comparison, statistics
 from mjx_qflex.training.page import COLOURS
 
-ENDS = ("value", "low", "high")  # of an estimate and its interval
+ENDS = statistics.Estimate._fields  # value, low, high
 NUMBERS = ("transitions", "return", "displacement", "idle")  # columns besides those of a `Key`
 
 
@@ -97,14 +97,14 @@ def of_kinds(tasks: Iterable[str]) -> dict[str, list[str]]:
     return kinds
 
 
-def gains(curves: Curves, task: str, algorithm: str) -> list[np.ndarray]:
-    """Returns each seed's gain along the way `[P, 2]`."""
-    return [curve.gain for key, curve in curves.items() if key[:2] == (task, algorithm)]
+def of_seeds(curves: Curves, task: str, algorithm: str) -> list[Curve]:
+    """Returns the curves of one line, one a seed."""
+    return [curve for key, curve in curves.items() if key[:2] == (task, algorithm)]
 
 
-def final_gains(curves: Curves, task: str, algorithm: str) -> np.ndarray:
-    """Returns for each seed what it gained in the end `[S]`."""
-    return np.array([gain[-1, 1] for gain in gains(curves, task, algorithm)])
+def at_the_end(lines: Iterable[np.ndarray]) -> np.ndarray:
+    """Returns the last value of each seed's points `[P, 2]`: `[S]`."""
+    return np.array([points[-1, 1] for points in lines])
 
 
 def num_actuators(task: str) -> int:
@@ -122,16 +122,18 @@ def table(curves: Curves) -> list[dict]:
     """Returns final gains with their intervals, and how each compares with Qflex."""
     rows = []
     for task, algorithm in itertools.product(names(curves, 0), names(curves, 1)):
-        values, qflex = (final_gains(curves, task, name) for name in (algorithm, "qflex"))
-        if not len(values):
+        found = of_seeds(curves, task, algorithm)
+        if not found:
             continue
-        idle = [curve.idle for key, curve in curves.items() if key[:2] == (task, algorithm)]
-        row = {"task": task, "algorithm": algorithm, "seeds": len(values)}
-        for name, numbers in (("gain", values), ("return", values + np.array(idle))):
+        gains = at_the_end(curve.gain for curve in found)
+        returns = at_the_end(curve.points for curve in found)
+        qflex = at_the_end(curve.gain for curve in of_seeds(curves, task, "qflex"))
+        row = {"task": task, "algorithm": algorithm, "seeds": len(found)}
+        for name, numbers in (("gain", gains), ("return", returns)):
             estimate = statistics.over_seeds(numbers, "iqm")
             row |= {f"{name}_{end}": float(x) for end, x in estimate._asdict().items()}
         if len(qflex) and algorithm != "qflex":
-            above = statistics.probability_of_improvement([qflex], [values])
+            above = statistics.probability_of_improvement([qflex], [gains])
             row |= {f"qflex_above_{end}": x for end, x in above._asdict().items()}
         else:
             row |= dict.fromkeys((f"qflex_above_{end}" for end in ENDS), float("nan"))
@@ -153,7 +155,7 @@ def markdown(rows: Sequence[dict], quantity: str) -> list[str]:
             continue
         notes = [] if np.isnan(low) else [f"{_short(low)}, {_short(high)}"]
         if row["seeds"] < most[row["task"]]:
-            notes.append(f"{row['seeds']} seed" + "s" * (row["seeds"] > 1))
+            notes.append(num_seeds(row["seeds"]))
         cell = _short(value) + (f" ({'; '.join(notes)})" if notes else "")
         cells.setdefault(row["algorithm"], {})[row["task"]] = cell
     lines = [["", *tasks], ["---"] * (len(tasks) + 1), ["seeds", *(str(most[t]) for t in tasks)]]
@@ -198,7 +200,7 @@ def _draw_task(axis: Axes, curves: Curves, task: str) -> None:
     """Draws one task's curves."""
     numbers = set()
     for algorithm, style in styles(curves).items():
-        lines = gains(curves, task, algorithm)
+        lines = [curve.gain for curve in of_seeds(curves, task, algorithm)]
         if not lines:
             continue
         numbers.add(len(lines))
