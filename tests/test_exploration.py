@@ -1,6 +1,5 @@
 """The scripts of experiments/exploration: their functions on known cases, each on a tiny size."""
 
-import collections
 import csv
 import importlib
 import itertools
@@ -264,12 +263,13 @@ def test_the_studys_lines_train_alike_on_each_body_and_hold_all_that_its_table_s
     learning, tuned, tuning = (
         sweep_file.read(FOLDER / f"{name}.toml").runs for name in ("learning", "tuned", "tuning")
     )
-    sizes = collections.defaultdict(set)
+    first = learning[0].config
+    steps = {}  # of each body, the first line's
     for run in (*learning, *tuned, *tuning):
-        config = run.config
         body = run.group.split("/")[0]
-        sizes[body].add((config.loop, config.total_steps, config.algo_config.width))
-    assert all(len(size) == 1 for size in sizes.values()), sizes
+        assert run.config.loop == first.loop
+        assert run.config.total_steps == steps.setdefault(body, run.config.total_steps)
+        assert run.config.algo_config.width == first.algo_config.width
     for run in tuned:
         actuators = int(run.group.split("/")[0].split("-")[1])
         assert run.config.algo_config.ascent_step_size == pytest.approx(0.02 * actuators)
@@ -279,5 +279,6 @@ def test_the_studys_lines_train_alike_on_each_body_and_hold_all_that_its_table_s
             (f"{row['task']}/{row['algorithm']}", row["seed"]): float(row["transitions"])
             for row in table(FOLDER, name)  # the last point of a run is its end
         }
+        assert ends.keys() <= planned.keys()
         for run, end in ends.items():
             assert planned[run] <= end < 1.01 * planned[run], run
