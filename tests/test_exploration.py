@@ -259,10 +259,11 @@ def test_learning_gathers_finished_runs_and_keeps_those_of_before(
     assert len(table(tmp_path, "learning")) == len(rows)
 
 
-def test_the_studys_lines_train_alike_on_each_body_and_hold_all_that_its_table_shows():
+def test_the_studys_lines_train_alike_on_each_body_and_hold_all_that_its_table_shows(script):
     learning, tuned, tuning = (
         sweep_file.read(FOLDER / f"{name}.toml").runs for name in ("learning", "tuned", "tuning")
     )
+    num_actuators = script("learning").num_actuators
     first = learning[0].config
     steps = {}  # of each body, the first line's
     for run in (*learning, *tuned, *tuning):
@@ -271,7 +272,7 @@ def test_the_studys_lines_train_alike_on_each_body_and_hold_all_that_its_table_s
         assert run.config.total_steps == steps.setdefault(body, run.config.total_steps)
         assert run.config.algo_config.width == first.algo_config.width
     for run in tuned:
-        actuators = int(run.group.split("/")[0].split("-")[1])
+        actuators = num_actuators(run.group.split("/")[0])
         assert run.config.algo_config.ascent_step_size == pytest.approx(0.02 * actuators)
     for name, runs in {"learning": (*learning, *tuned), "tuning": tuning}.items():
         planned = {(run.group, str(run.seed)): run.config.total_steps for run in runs}
