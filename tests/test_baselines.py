@@ -131,16 +131,24 @@ def test_crossq(preset):
     batch, old, new = step.batch, step.old, step.new
     alpha = np.exp(old.actor.temperature.log_alpha)
     next_key, key = jax.random.split(step.key)
-    noise = ref.normal(next_key, (BATCH, ACT))
-    output = np_eval(old.actor.policy[:2], batch.next_obs)
-    next_action, log_prob = ref.tanh_gaussian(config, output, noise)
+    corrections = {name: [] for name in (0, 1, "policy")}
+
+    def evaluated_policy(obs, key):
+        output = np_eval(old.actor.policy[:2], obs)
+        return ref.tanh_gaussian(config, output, ref.normal(key, (BATCH, ACT)))
+
+    def trained_policy(params):
+        net = params, old.actor.policy.moments
+        output = np_train(net, batch.obs, 1, corrections["policy"])
+        return ref.tanh_gaussian(config, output, ref.normal(key, (BATCH, ACT)))
+
+    next_action, log_prob = evaluated_policy(batch.next_obs, next_key)
     inputs = np.concatenate(
         [
             np.concatenate([batch.obs, batch.action], 1),
             np.concatenate([batch.next_obs, next_action], 1),
         ]
     )
-    corrections = {name: [] for name in (0, 1, "policy")}
 
     def joint(index, params):
         net = params, old.critics[index].moments
@@ -159,13 +167,10 @@ def test_crossq(preset):
         ref.check_adam(raw, after, critic_loss, RATE, beta1=0.5)
     np.testing.assert_allclose(step.metrics["critic_loss"], np.mean(losses), rtol=1e-4)
 
-    noise = ref.normal(key, (BATCH, ACT))
     guides = old.critics if config.stale_critic else new.critics
 
     def policy_loss(params):
-        net = params, old.actor.policy.moments
-        output = np_train(net, batch.obs, 1, corrections["policy"])
-        action, log_prob = ref.tanh_gaussian(config, output, noise)
+        action, log_prob = trained_policy(params)
         inputs = np.concatenate([batch.obs, action], 1)
         values = [
             np_eval((guide.params, fresh.moments), inputs)[:, 0]
@@ -177,14 +182,11 @@ def test_crossq(preset):
     ref.check_adam(raw, new.actor.policy, policy_loss, RATE, 0.5)
     expected = policy_loss(old.actor.policy.params)
     np.testing.assert_allclose(step.metrics["policy_loss"], expected, rtol=1e-4)
-    output = np_train(old.actor.policy[:2], batch.obs, 1, corrections["policy"])
-    entropy = -ref.tanh_gaussian(config, output, noise)[1].mean()
+    entropy = -trained_policy(old.actor.policy.params)[1].mean()
     np.testing.assert_allclose(step.metrics["policy_entropy"], entropy / ACT, rtol=1e-4)
     excess = entropy + ACT
     step.check_temperature(step.raw.actor.temperature, new.actor.temperature, excess, RATE, 0.5)
-    noise = ref.normal(step.key, (BATCH, ACT))
-    output = np_eval(old.actor.policy[:2], batch.obs)
-    step.check_explored(ref.tanh_gaussian(config, output, noise)[0])
+    step.check_explored(evaluated_policy(batch.obs, step.key)[0])
     # The next update is not the policy's turn where it has to wait.
     waited = np.all(step.after_next.actor.policy.params.layers[0].kernel
                     == new.actor.policy.params.layers[0].kernel)  # fmt: skip

@@ -88,8 +88,18 @@ def test_names_differ_even_where_the_first_options_agree(tmp_path):
     changes = ["algo.gamma=0.9", "algo.gamma=0.8"]
     folders = [write_run(tmp_path / "plain")]
     folders += [write_run(tmp_path / text, sets=[*base, text]) for text in changes]
-    names = [item.name for item in read(folders)]
-    assert len(set(names)) == 3
+    assert [item.name for item in read(folders)] == [
+        "qflex, algo.width=128, algo.depth=3, …",
+        "qflex, algo.width=8, algo.depth=1, algo.gamma=0.9",
+        "qflex, algo.width=8, algo.depth=1, algo.gamma=0.8",
+    ]
+
+
+def test_runs_without_a_config_are_told_apart(tmp_path):
+    folders = [write_run(tmp_path / name / "s0") for name in "ab"]
+    for folder in folders:
+        (folder / "config.json").unlink()
+    assert [item.name for item in read(folders)] == ["s0", "s0 (2)"]
 
 
 def test_estimates_over_seeds_are_numpys():
@@ -285,6 +295,14 @@ def test_the_page_is_whole_and_needs_nothing_else(tmp_path, x):
     figures = [node for node in tree.iter() if node.tag.endswith("}svg")]
     assert len(figures) == 3
     assert any(page.X_AXES[x] in "".join(figure.itertext()) for figure in figures)
+
+
+def test_more_groups_than_colours_can_be_told_apart(tmp_path):
+    widths = range(4, 5 + len(page.COLOURS))
+    folders = [write_run(tmp_path / f"{width}", sets=[f"algo.width={width}"]) for width in widths]
+    tree, _ = make_page(tmp_path, folders)
+    swatches = {node.get("style") for node in tree.iter("span") if node.get("class") == "swatch"}
+    assert len(swatches) == len(folders)
 
 
 def test_runs_of_a_sweep_are_told_apart_by_the_folders_above(tmp_path):

@@ -164,7 +164,7 @@ def markdown(rows: Sequence[dict], quantity: str) -> list[str]:
 
 
 def _short(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 3 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 3 else f"{value:z.2f}"
 
 
 def styles(curves: Curves) -> dict[str, dict[str, str]]:

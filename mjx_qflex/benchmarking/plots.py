@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from mjx_qflex.benchmarking import cases
 from mjx_qflex.benchmarking.comparisons import KINDS
-from mjx_qflex.training.page import COLOURS
+from mjx_qflex.training.page import COLOURS, line_styles
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -31,8 +31,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _speeds(axes: Axes, found: list[dict[str, Any]]) -> None:
-    names = dict.fromkeys((case["task"], case["algo"]) for case in found)
-    for (task, algo), colour in zip(names, COLOURS * len(names), strict=False):
+    styles = line_styles((case["task"], case["algo"]) for case in found)
+    for (task, algo), style in styles.items():
         same = [case for case in found if (case["task"], case["algo"]) == (task, algo)]
         same.sort(key=lambda case: case["num_envs"])
         x = [case["num_envs"] for case in same]
@@ -42,7 +42,16 @@ def _speeds(axes: Axes, found: list[dict[str, Any]]) -> None:
             [rate["median"] - rate["low"] for rate in rates],
             [rate["high"] - rate["median"] for rate in rates],
         ]
-        axes.errorbar(x, middle, spread, fmt="o-", color=colour, capsize=3, label=f"{task}, {algo}")
+        axes.errorbar(
+            x,
+            middle,
+            spread,
+            marker="o",
+            color=style.colour,
+            linestyle=style.line,
+            capsize=3,
+            label=f"{task}, {algo}",
+        )
     axes.set(xscale="log", yscale="log", xlabel="environments", ylabel="transitions/s, training")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

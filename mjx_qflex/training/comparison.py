@@ -4,6 +4,7 @@ Configs are read as plain JSON here, so that runs of other versions can be compa
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -24,7 +25,7 @@ SIGNS_OF_A_RUN = (configs.FILE_NAME, metrics.FILE_NAME, assessment.FILE_NAME)
 # A slow machine shortens epochs, and what they compute stays the same: no reason to split a group.
 NOT_COMPARED = ("seed", "loop.steps_per_epoch")
 ABSENT = "—"
-LABEL_KEYS = 2  # differing options that a group's name spells out
+LABEL_KEYS = 2  # differing options that a group's name spells out at least
 CURVE_POINTS = 200  # at most, of a group's curve
 Settings = dict[str, Any]  # values by the keys of `--set`
 
@@ -198,7 +199,7 @@ def group(runs: list[Run]) -> list[Group]:
         Group("", task_name(found[0]), tuple(sorted(found, key=lambda run: run.seed or 0)))
         for found in members.values()
     ]
-    problems = _name_apart(alike, task_name, "task.", limit=None)
+    problems = _name_apart(alike, task_name, "task.", fewest=None)
     alike = [
         dataclasses.replace(item, problem=name) for item, name in zip(alike, problems, strict=True)
     ]
@@ -238,24 +239,33 @@ def _algo(run: Run) -> str:
 
 
 def _name_apart(
-    groups: list[Group], base: Callable[[Run], str], prefix: str, limit: int | None
+    groups: list[Group], base: Callable[[Run], str], prefix: str, fewest: int | None
 ) -> list[str]:
-    """Names groups by `base`, and by the first options that differ between groups of one base."""
+    """Names groups by `base` and the options that differ between groups of one base.
+
+    Of these options a name spells out the first ones, as many as tell it from the others but no
+    less than `fewest`; None: all.
+    """
     bases = [base(item.runs[0]) for item in groups]
     names = []
     for item, own in zip(groups, bases, strict=True):
         rivals = [other for other, name in zip(groups, bases, strict=True) if name == own]
         keys = [key for key in differences(rivals) if key.startswith(prefix)]
-        if not keys:
-            names.append(own)
-            continue
-        words = [f"{key}={text(item.settings.get(key, ABSENT))}" for key in keys[:limit]]
-        names.append(", ".join([own, *words, *(["…"] if len(keys) > len(words) else [])]))
+        alike = [_first_agreeing(item, other, keys) for other in rivals if other is not item]
+        spelled = keys if fewest is None else keys[: max([fewest, *(n + 1 for n in alike)])]
+        words = [f"{key}={text(item.settings.get(key, ABSENT))}" for key in spelled]
+        names.append(", ".join([own, *words, *(["…"] if spelled != keys else [])]))
     return names
 
 
+def _first_agreeing(one: Group, other: Group, keys: list[str]) -> int:
+    """Counts the options before the first one in which two groups differ."""
+    same = (one.settings.get(key, ABSENT) == other.settings.get(key, ABSENT) for key in keys)
+    return len(list(itertools.takewhile(bool, same)))
+
+
 def _numbered(groups: list[Group]) -> list[Group]:
-    """Tells groups apart whose first options agree."""
+    """Tells groups of one name apart: runs without a config, in folders of one name."""
     seen: dict[tuple[str, str], int] = {}
     numbered = []
     for item in groups:

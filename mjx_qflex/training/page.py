@@ -1,14 +1,16 @@
 """Run folders as one HTML page that needs nothing else: curves, tables, differences, videos."""
 
 import base64
+import functools
 import html
 import io
+import itertools
 import math
 import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import matplotlib
@@ -26,6 +28,7 @@ COLOURS = (
     "#2a7de1", "#e0662b", "#2f9e63", "#b455c9", "#c9a013",
     "#d8435f", "#1aa3b5", "#8a7258", "#7f8c2a", "#7a7f8a",
 )  # fmt: skip
+LINES = ("solid", "dashed", "dotted")
 QUANTITIES = {
     "evaluation/return": "return, evaluation",
     "episode/return": "return, training episodes",
@@ -53,8 +56,7 @@ p { max-width: 48rem; } .faint { color: var(--faint); font-size: 0.9rem; }
 figure { margin: 0; } figcaption { font-size: 0.95rem; font-weight: 600; }
 .legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; margin: 0.4rem 0; padding: 0;
   list-style: none; }
-.swatch { display: inline-block; width: 1.1rem; height: 0.25rem; border-radius: 2px;
-  margin-right: 0.4rem; vertical-align: middle; }
+.swatch { display: inline-block; width: 1.5rem; margin-right: 0.4rem; vertical-align: middle; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.92rem; }
 th, td { padding: 0.3rem 0.8rem; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; font-variant-numeric: tabular-nums; }
@@ -82,8 +84,7 @@ def write(runs: list[Run], groups: list[Group], output: Path, x: str, statistic:
 
 def render(runs: list[Run], groups: list[Group], folder: Path, x: str, statistic: str) -> str:
     """Returns the page as text; `folder` is where it will lie."""
-    names = list(dict.fromkeys(item.name for item in groups))
-    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+    styles = line_styles(item.name for item in groups)
     problems: dict[str, list[Group]] = {}
     for item in groups:
         problems.setdefault(item.problem, []).append(item)
@@ -94,7 +95,7 @@ def render(runs: list[Run], groups: list[Group], folder: Path, x: str, statistic
         f"<h1>{_escape(title)}</h1>",
         _explanation(statistic),
         _notes(comparison.notes(runs, groups)),
-        *(_problem(name, found, colours, x, statistic) for name, found in problems.items()),
+        *(_problem(name, found, styles, x, statistic) for name, found in problems.items()),
         _overall(problems),
         _between_problems(problems),
         _each_run(groups, folder_names),
@@ -131,17 +132,31 @@ def _notes(lines: list[str]) -> str:
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 
+class LineStyle(NamedTuple):
+    """How a line is drawn, as CSS and matplotlib both understand it."""
+
+    colour: str
+    line: str
+
+
+def line_styles(names: Iterable[Any]) -> dict[Any, LineStyle]:
+    """Returns a style for each name, of which the first 30 differ: colours first, then lines."""
+    styles = [LineStyle(colour, line) for line in LINES for colour in COLOURS]
+    return dict(zip(dict.fromkeys(names), itertools.cycle(styles), strict=False))
+
+
 def _problem(
-    name: str, groups: list[Group], colours: dict[str, str], x: str, statistic: str
+    name: str, groups: list[Group], styles: dict[str, LineStyle], x: str, statistic: str
 ) -> str:
     key = "".join(
-        f'<li><span class="swatch" style="background: {colours[item.name]}"></span>'
-        f"{_escape(item.name)} ({_count(len(item.runs), 'seed')})</li>"
+        f'<li><span class="swatch" style="border-top: 0.25rem {style.line} {style.colour}">'
+        f"</span>{_escape(item.name)} ({_count(len(item.runs), 'seed')})</li>"
         for item in groups
+        for style in [styles[item.name]]
     )
     figures = []
     for quantity, caption in QUANTITIES.items():
-        drawing = draw(groups, colours, quantity, x, statistic)
+        drawing = draw(groups, styles, quantity, x, statistic)
         if drawing:
             caption = f"{caption[0].upper()}{caption[1:]}"
             figures.append(f"<figure><figcaption>{caption}</figcaption>{drawing}</figure>")
@@ -158,7 +173,7 @@ def _problem(
 
 
 def draw(
-    groups: list[Group], colours: dict[str, str], quantity: str, x: str, statistic: str
+    groups: list[Group], styles: dict[str, LineStyle], quantity: str, x: str, statistic: str
 ) -> str:
     """Returns the learning curves of groups as an SVG element, "" where there is no point."""
     figure = Figure(figsize=(5.2, 3.3), layout="constrained")
@@ -166,16 +181,17 @@ def draw(
     axes = figure.subplots()
     for item in groups:
         places, estimate, lines = comparison.curve(item, quantity, x, statistic)
-        colour = colours[item.name]
-        style = ".-" if lines and max(map(len, lines)) <= 30 else "-"
+        style = styles[item.name]
+        marker = "." if lines and max(map(len, lines)) <= 30 else ""
+        plot = functools.partial(axes.plot, marker=marker, color=style.colour, linestyle=style.line)
         several = len(lines) > 1
         width, alpha = (0.7, 0.45) if several else (1.2, 1.0)
         for line in lines:
-            axes.plot(*line.T, style, color=colour, linewidth=width, alpha=alpha)
+            plot(*line.T, linewidth=width, alpha=alpha)
         if several:
-            axes.plot(places, estimate.value, style, color=colour, linewidth=2)
+            plot(places, estimate.value, linewidth=2)
             axes.fill_between(
-                places, estimate.low, estimate.high, color=colour, alpha=0.2, linewidth=0
+                places, estimate.low, estimate.high, color=style.colour, alpha=0.2, linewidth=0
             )
     if not axes.lines:
         return ""
