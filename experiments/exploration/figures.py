@@ -62,7 +62,8 @@ def save(figure: Figure, name: str, folder: Path) -> None:
 
 
 def write_csv(rows: Sequence[dict[str, Any]], name: str, folder: Path) -> None:
-    """Writes rows of equal keys, floats with six digits."""
+    """Writes rows of equal keys, floats with six digits, into a folder that need not exist yet."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.csv"
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
