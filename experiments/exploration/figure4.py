@@ -7,7 +7,6 @@ higher; every Qflex run logs it. The critics judge what they themselves have led
 policies are also played from the same starts with the flow and by the source alone.
 """
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import study_runs as runs
 from figures import by_problem, canvas, curves, save, say, write_csv
 
 from mjx_qflex.training import assessment, evaluation
-from mjx_qflex.training.page import COLOURS
+from mjx_qflex.training.page import line_styles
 
 RATIO = "update/flow_superiority"
 TASKS = ("chain_reach", "chain_reach,task.num_joints=100", "arm_reach")
@@ -54,8 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
     write_csv(rows, "figure4", flags.output)
     figure, ((axis, bars),) = canvas(11.0, 4.2, 1, 2)
     problems, drawn = by_problem(found), []
-    for (problem, groups), colour in zip(problems.items(), itertools.cycle(COLOURS)):
-        same = dict.fromkeys((item.name for item in groups), colour)
+    for problem, style in line_styles(problems).items():
+        groups = problems[problem]
+        same = dict.fromkeys((item.name for item in groups), style)
         drawn += curves(axis, groups, RATIO, same, "mean")
         axis.lines[-1].set_label(problem)
         mine = [row for row in rows if row["task"] == problem]
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{problem}, seed {row['seed']}",
                 xerr=row["flow_adds_mean"] - row["flow_adds_low"],
                 fmt="o",
-                color=colour,
+                color=style.colour,
             )
     write_csv(drawn, "figure4_curves", flags.output)
     axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":")

@@ -6,13 +6,11 @@ Without flow (`algo.euler_steps=0`) the Gaussian source acts alone; critics and 
 same equations. Learning curves, final returns and the probability that one ends above the other.
 """
 
-import itertools
-
 import study_runs as runs
 from figures import by_problem, canvas, curves, save, say, write_csv
 
 from mjx_qflex.training import comparison
-from mjx_qflex.training.page import COLOURS
+from mjx_qflex.training.page import line_styles
 
 VARIANTS = (("qflex", ()), ("qflex", ("algo.euler_steps=0",)), ("crossq", ()))
 
@@ -25,8 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = runs.parser(__doc__, ["chain_reach", "arm_reach"], total_steps=60_000, seeds=2)
     flags = parser.parse_args(arguments)
     problems = by_problem(runs.groups(runs.chosen(flags, VARIANTS)))
-    names = list(dict.fromkeys(item.name for found in problems.values() for item in found))
-    colours = dict(zip(names, itertools.cycle(COLOURS), strict=False))
+    styles = line_styles(item.name for found in problems.values() for item in found)
     rows = []
     for problem, found in problems.items():
         for item in found:
@@ -41,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     drawn = []
     figure, (axes,) = canvas(5.2 * len(problems), 4.2, 1, len(problems))
     for axis, (problem, found) in zip(axes, problems.items(), strict=True):
-        drawn += curves(axis, found, "episode/return", colours, "iqm")
+        drawn += curves(axis, found, "episode/return", styles, "iqm")
         axis.set_title(problem)
         axis.legend(fontsize=8)
     write_csv(drawn, "figure8_curves", flags.output)

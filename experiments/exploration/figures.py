@@ -7,6 +7,7 @@ action i. Its value is known: minus the distance from tip to target after one st
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from PIL import Image
 from mjx_qflex.tasks.chain_reach import tip_position, turn_joints
 from mjx_qflex.training import comparison
 from mjx_qflex.training.comparison import Group
-from mjx_qflex.training.page import COLOURS
+from mjx_qflex.training.page import COLOURS, LineStyle
 from mjx_qflex.training.statistics import Estimate
 
 HERE = Path(__file__).parent
@@ -88,7 +89,7 @@ def num_seeds(number: int) -> str:
 
 
 def curves(
-    axis: Axes, groups: Sequence[Group], quantity: str, colours: dict[str, str], statistic: str
+    axis: Axes, groups: Sequence[Group], quantity: str, styles: dict[str, LineStyle], statistic: str
 ) -> list[dict[str, Any]]:
     """Draws a quantity of groups over transitions: their statistic, its interval, each seed.
 
@@ -98,11 +99,12 @@ def curves(
     rows = []
     for item in groups:
         x, estimate, lines = comparison.curve(item, quantity, "transitions", statistic)
-        colour = colours[item.name]
+        colour, line_style = styles[item.name]
+        plot = partial(axis.plot, color=colour, linestyle=line_style)
         for line in lines:
-            axis.plot(*line.T, color=colour, linewidth=0.6, alpha=0.5)
+            plot(*line.T, linewidth=0.6, alpha=0.5)
         label = f"{item.name} ({num_seeds(len(lines))})"
-        axis.plot(x, estimate.value, color=colour, linewidth=2, label=label)
+        plot(x, estimate.value, linewidth=2, label=label)
         axis.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.2, linewidth=0)
         which = {"task": item.problem, "name": item.name, "seeds": len(lines)}
         rows += [
