@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from c_mujoco import source_data
 from conftest import load_body
+from observation_terms import human_terms
 from scipy.spatial.transform import Rotation
 from task_protocol import WORLDS, compiled_step, make, start
 
@@ -117,27 +118,25 @@ def test_reward_terms_against_c_mujoco(name):
 @pytest.mark.parametrize("name", [RUN, DANCE])
 def test_observation_against_c_mujoco(name):
     env = make(name)
-    body = env.body
     for state, data in stepped(name):
         walk = state.pipeline_state
-        sizes = [body.nq, body.nv, body.nv, *[body.nu] * 4, 1, 1, 3, 3, body.nq]
-        parts = np.split(np.asarray(state.obs), np.cumsum(sizes)[:-1])
-        qpos, qvel, _, act, force, length, velocity, time, phase, pelvis, sternum, miss = parts
+        terms = human_terms(env, state.obs)
+        qpos = terms["qpos"]
         np.testing.assert_array_equal(qpos, walk.physics.qpos)
-        np.testing.assert_array_equal(qvel, walk.physics.qvel)
-        np.testing.assert_allclose(act, data.act, atol=1e-6)
-        np.testing.assert_allclose(pelvis, data.body("pelvis").xpos, atol=1e-4)
-        np.testing.assert_allclose(sternum, data.site("chest").xpos, atol=1e-4)
+        np.testing.assert_array_equal(terms["qvel"], walk.physics.qvel)
+        np.testing.assert_allclose(terms["act"], data.act, atol=1e-6)
+        np.testing.assert_allclose(terms["pelvis"], data.body("pelvis").xpos, atol=1e-4)
+        np.testing.assert_allclose(terms["sternum"], data.site("chest").xpos, atol=1e-4)
         now = walk.offset + walk.physics.time
         expected = nearer(np.array(env.reference.qpos(now)), qpos) - qpos
-        np.testing.assert_allclose(miss, expected, atol=1e-5)
-        assert time[0] == pytest.approx(0.02, abs=1e-6)
-        assert phase[0] == pytest.approx(float(now / env.reference.period) % 1.0, abs=1e-5)
+        np.testing.assert_allclose(terms["miss"], expected, atol=1e-5)
+        assert terms["time"][0] == pytest.approx(0.02, abs=1e-6)
+        assert terms["phase"][0] == pytest.approx(float(now / env.reference.period) % 1.0, abs=1e-5)
         # Paths are compiled: the port's tolerances (test_port_paths).
-        assert np.sqrt(np.mean((length - data.actuator_length) ** 2)) < 5e-4
-        wrong = np.linalg.norm(velocity - data.actuator_velocity)
+        assert np.sqrt(np.mean((terms["length"] - data.actuator_length) ** 2)) < 5e-4
+        wrong = np.linalg.norm(terms["velocity"] - data.actuator_velocity)
         assert wrong < 0.1 * np.linalg.norm(data.actuator_velocity)
-        wrong = np.linalg.norm(force - 1e-3 * data.actuator_force)
+        wrong = np.linalg.norm(terms["force"] - 1e-3 * data.actuator_force)
         assert wrong < 0.05 * np.linalg.norm(1e-3 * data.actuator_force)
 
 
@@ -275,6 +274,24 @@ def moved_physics(env, time, rng):
     )
 
 
+def chest_position(names, data):
+    chest = data.body(names.chest) if names.sternum is None else data.site(names.sternum)
+    return chest.xpos
+
+
+def check_observation(env, obs, data, miss, time):
+    """Holds an observation to C MuJoCo's data, and to what the pose misses of its target."""
+    names, terms = anatomy.of(env.body.name), human_terms(env, obs)
+    np.testing.assert_allclose(terms["act"], data.act, atol=1e-6)
+    assert np.sqrt(np.mean((terms["length"] - data.actuator_length) ** 2)) < 5e-4
+    wrong = np.linalg.norm(terms["force"] - 1e-3 * data.actuator_force)
+    assert wrong < 0.05 * np.linalg.norm(1e-3 * data.actuator_force)
+    assert terms["phase"][0] == pytest.approx(time / 1.2 % 1.0, abs=1e-5)
+    np.testing.assert_allclose(terms["pelvis"], data.body(names.pelvis).xpos, atol=1e-4)
+    np.testing.assert_allclose(terms["sternum"], chest_position(names, data), atol=1e-4)
+    np.testing.assert_allclose(terms["miss"], miss, atol=1e-5)
+
+
 def test_rewards_and_observation_of_every_body(walker_and_dancer):
     """Both tasks' terms, at times between the knots of the tables, against C MuJoCo."""
     walker, dancer = walker_and_dancer
@@ -322,23 +339,12 @@ def test_rewards_and_observation_of_every_body(walker_and_dancer):
         assert float(dancing["xpos"]) == pytest.approx(-100 * np.sum(np.square(miss)), rel=5e-3)
         turn = data.body(names.pelvis).xmat.reshape(3, 3) @ rest.T
         turn = Rotation.from_matrix(axes @ turn @ axes.T)
-        chest = data.body(names.chest) if names.sternum is None else data.site(names.sternum)
-        pelvis = data.body(names.pelvis).xpos
-        near = np.linalg.norm(target - qpos) <= 3.0 and pelvis[2] >= 0.6 and chest.xpos[2] >= 1.0
+        height, chest_height = data.body(names.pelvis).xpos[2], chest_position(names, data)[2]
+        near = np.linalg.norm(target - qpos) <= 3.0 and height >= 0.6 and chest_height >= 1.0
         for terms, angles in ((walking, turn.as_euler("XYZ")), (dancing, turn.as_euler("ZYX")[1:])):
             healthy = near and np.abs(angles).max() <= 0.4
             assert float(terms["healthy"]) == 100.0 * healthy
-        sizes = [body.nq, body.nv, body.nv, *[body.nu] * 4, 1, 1, 3, 3, body.nq]
-        parts = np.split(obs, np.cumsum(sizes)[:-1])
-        _, _, _, act, force, length, _, _, phase, pelvis_seen, chest_seen, miss = parts
-        np.testing.assert_allclose(act, data.act, atol=1e-6)
-        assert np.sqrt(np.mean((length - data.actuator_length) ** 2)) < 5e-4
-        wrong = np.linalg.norm(force - 1e-3 * data.actuator_force)
-        assert wrong < 0.05 * np.linalg.norm(1e-3 * data.actuator_force)
-        assert phase[0] == pytest.approx(time / 1.2 % 1.0, abs=1e-5)
-        np.testing.assert_allclose(pelvis_seen, pelvis, atol=1e-4)
-        np.testing.assert_allclose(chest_seen, chest.xpos, atol=1e-4)
-        np.testing.assert_allclose(miss, target - qpos, atol=1e-5)
+        check_observation(walker, obs, data, target - qpos, time)
 
 
 @pytest.mark.parametrize("body", sorted(anatomy.ANATOMIES))
@@ -361,8 +367,7 @@ def test_the_table_of_names_is_right(body):
     for side in ("r", "l"):  # toes are ahead of ankles
         ahead = places[f"toe_{side}"] - places[f"ankle_{side}"]
         assert ahead[:2] @ names.forward > 0.08
-    chest = data.body(names.chest) if names.sternum is None else data.site(names.sternum)
-    assert 1.1 < chest.xpos[2] < 1.5
+    assert 1.1 < chest_position(names, data)[2] < 1.5
     assert set(names.root) <= {model.joint(j).name for j in range(model.njnt)}
     assert set(names.key_bodies()) <= {model.body(b).name for b in range(model.nbody)}
 

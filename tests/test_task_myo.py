@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 import pytest
 from c_mujoco import source_data
+from observation_terms import split
 from task_protocol import WORLDS, compiled_step, make, start
 
 from mjx_qflex import tasks
@@ -54,13 +55,6 @@ def stepped(name):
         for world in range(WORLDS):
             pairs.append(jax.tree.map(lambda x, w=world: x[w], (before.pipeline_state, after)))
     return pairs
-
-
-def split(obs, sizes):
-    """The observation's terms by name."""
-    edges = np.cumsum([0, *sizes.values()])
-    assert edges[-1] == obs.shape[-1]
-    return {n: np.asarray(obs[a:b]) for n, a, b in zip(sizes, edges, edges[1:], strict=False)}
 
 
 def close(found, expected):

@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 import pytest
 from c_mujoco import source_data
+from observation_terms import human_terms
 from random_states import c_data
 from task_protocol import CHECKS, WORLDS, compiled_step, make, rollout
 
@@ -90,22 +91,12 @@ def derived():
     )
 
 
-def split(env, obs):
-    """The observation's terms by name."""
-    nq, nv, nu = env.body.nq, env.body.nv, env.body.nu
-    sizes = {"qpos": nq, "qvel": nv, "qacc": nv, "act": nu, "force": nu, "length": nu}
-    sizes |= {"velocity": nu, "time": 1, "phase": 1, "pelvis": 3, "sternum": 3, "miss": nq}
-    edges = np.cumsum([0, *sizes.values()])
-    assert edges[-1] == obs.shape[-1]
-    return {name: obs[low:high] for name, low, high in zip(sizes, edges, edges[1:], strict=False)}
-
-
 def test_walk_starts_on_the_reference():
     env = make("ms_human_walk")
     start, _, _, _ = rollout("ms_human_walk")
     for world in range(WORLDS):
         walk = jax.tree.map(lambda x, world=world: x[world], start.pipeline_state)
-        terms = split(env, np.asarray(start.obs[world]))
+        terms = human_terms(env, start.obs[world])
         np.testing.assert_allclose(terms["miss"], 0.0, atol=1e-6)
         np.testing.assert_allclose(terms["qvel"], env.reference.qvel(walk.offset), atol=1e-5)
         assert not terms["act"].any()
@@ -122,7 +113,7 @@ def test_walk_observation_against_c_mujoco():
     for world in range(WORLDS):
         walk = jax.tree.map(lambda x, world=world: x[world], state.pipeline_state)
         data = source_data(env, walk.physics)
-        terms = split(env, np.asarray(state.obs[world]))
+        terms = human_terms(env, state.obs[world])
         np.testing.assert_allclose(terms["pelvis"], data.body("pelvis").xpos, atol=1e-4)
         np.testing.assert_allclose(terms["sternum"], data.site("chest").xpos, atol=1e-4)
         np.testing.assert_allclose(terms["act"], data.act, atol=1e-6)
@@ -216,7 +207,7 @@ def test_time_limit_and_phase_of_both_sets(reward_set):
     assert after.info["truncation"].tolist() == [float(not code)] * WORLDS
     for world in range(WORLDS):
         offset = 0.0 if code else float(start.pipeline_state.offset[world])
-        phase = split(env, np.asarray(after.obs[world]))["phase"][0]
+        phase = human_terms(env, after.obs[world])["phase"][0]
         assert phase == pytest.approx((0.02 + offset) / 1.14 % 1.0, abs=1e-5)
 
 
