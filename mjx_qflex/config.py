@@ -302,20 +302,18 @@ def save(config: Config, folder: Path) -> None:
 def continued(saved: Config, asked: Config) -> Config:
     """Returns the config to resume `saved` with, now that the command resolves to `asked`.
 
-    The length of the run and the number of evaluations may change. An epoch keeps the shorter of
-    the two lengths, since a run shortens its epochs on a slow device. A replay whose capacity is
-    chosen by the free memory keeps the one that was chosen.
+    The length of the run and of its epochs and the number of evaluations may change. A replay
+    whose capacity is chosen by the free memory keeps the one that was chosen.
 
     Raises:
       UserError: anything else differs; the first difference is named.
     """
-    shorter = min(saved.loop.steps_per_epoch, asked.loop.steps_per_epoch)
-    loop = replace(asked.loop, steps_per_epoch=shorter)
+    loop = asked.loop
     if isinstance(loop, LoopConfig) and loop.replay_capacity == 0:
         loop = replace(loop, replay_capacity=saved.loop.replay_capacity)
     merged = replace(asked, loop=loop)
     before, now = dataclasses.asdict(saved), dataclasses.asdict(merged)
-    before["loop"]["steps_per_epoch"] = shorter
+    before["loop"]["steps_per_epoch"] = now["loop"]["steps_per_epoch"]
     for name in ("total_steps", "evaluations"):
         before[name] = now[name]
     difference = _first_difference(before, now)

@@ -33,7 +33,7 @@ D_LIMIT = 5.0  # running standard deviations of the batch mean's offset that is 
 Activation = Literal["relu", "gelu", "mish"]
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
-    "gelu": jax.nn.gelu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
     "mish": jax.nn.mish,
 }
 

@@ -39,3 +39,8 @@ def split(key: jax.Array, number: int, axis_name: str | None) -> jax.Array:
         return jax.random.split(key, number)
     keys = jax.random.split(key, number * jax.lax.axis_size(axis_name))
     return jax.lax.dynamic_slice_in_dim(keys, number * jax.lax.axis_index(axis_name), number)
+
+
+def own(key: jax.Array, axis_name: str | None) -> jax.Array:
+    """Returns this device's own key, out of one that all devices have alike."""
+    return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))

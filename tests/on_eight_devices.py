@@ -124,7 +124,7 @@ def test_an_update_of_eight_parts_is_that_of_the_whole_batch(mesh, monkeypatch, 
 
 CONFIG = LoopConfig(
     num_envs=16, batch_size=32, updates_per_step=2, prefill_transitions=60, replay_capacity=8_000,
-    steps_per_epoch=20, reset_pool=12, eval_envs=16,
+    steps_per_epoch=20, reset_pool=16, eval_envs=16,
 )  # fmt: skip
 
 

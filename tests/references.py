@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from mjx_qflex.types import Transition
 
@@ -24,7 +25,8 @@ def as_numpy(tree):
 
 
 def gelu(x):
-    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    """The exact one, x times the normal distribution function, not its approximation by tanh."""
+    return 0.5 * x * (1 + scipy.special.erf(x / np.sqrt(2)))
 
 
 def mish(x):

@@ -127,7 +127,7 @@ def test_sac(preset):
 @pytest.mark.parametrize("preset", ["default", "qflex_paper"])
 def test_crossq(preset):
     config = tiny("crossq", preset)
-    step = Step("crossq", config, 3)  # the policy's turn in either preset
+    step = Step("crossq", config, 2)  # the policy's turn in either preset: updates 2, 5, 8, ...
     batch, old, new = step.batch, step.old, step.new
     alpha = np.exp(old.actor.temperature.log_alpha)
     next_key, key = jax.random.split(step.key)
@@ -185,7 +185,7 @@ def test_crossq(preset):
     entropy = -trained_policy(old.actor.policy.params)[1].mean()
     np.testing.assert_allclose(step.metrics["policy_entropy"], entropy / ACT, rtol=1e-4)
     excess = entropy + ACT
-    step.check_temperature(step.raw.actor.temperature, new.actor.temperature, excess, RATE, 0.5)
+    step.check_temperature(step.raw.actor.temperature, new.actor.temperature, excess, RATE)
     step.check_explored(evaluated_policy(batch.obs, step.key)[0])
     # The next update is not the policy's turn where it has to wait.
     waited = np.all(step.after_next.actor.policy.params.layers[0].kernel
@@ -233,7 +233,7 @@ def test_sdac(preset):
 
     def loss(params):
         predicted = ref.noise_net(params, batch.obs, noisy, time)
-        return np.mean(np.sum(weights * np.mean((predicted - candidates) ** 2, axis=2), axis=0))
+        return np.mean(weights * np.mean((predicted - candidates) ** 2, axis=2))
 
     raw = step.raw.actor.policy
     # Two of four steps of the falling rate are done.
@@ -253,7 +253,10 @@ class DacerStep(Step):
     """An update at which critics, policy and regulator all have their turn."""
 
     def __init__(self, preset):
-        super().__init__("dacer", tiny("dacer", preset, alpha_period=2), 4)
+        config = tiny("dacer", preset, alpha_period=2, decay_begin=1, decay_updates=2)
+        super().__init__("dacer", config, 4)
+        # The third policy update is one of two steps down the falling rate.
+        self.policy_rate = {"default": RATE, "qflex_paper": (RATE + 3e-5) / 2}[preset]
         paper = preset == "default"
         self.betas = ref.vp_betas(3) if paper else ref.linear_betas(3, 0.3)
         self.start = 1.0 if paper else 0.5
@@ -305,7 +308,7 @@ class DacerStep(Step):
             values = [self.critic(params, batch.obs, action)[0] for params in self.critics(old)]
             return -np.mean(np.minimum(*values))
 
-        ref.check_adam(self.raw.actor.policy, new.actor.policy, loss, RATE)
+        ref.check_adam(self.raw.actor.policy, new.actor.policy, loss, self.policy_rate)
         np.testing.assert_allclose(
             self.metrics["policy_loss"], loss(old.actor.policy.params), rtol=1e-4
         )
@@ -338,10 +341,16 @@ def test_dacer(preset):
 
 @pytest.mark.parametrize("preset", ["default", "qflex_paper"])
 def test_qsm(preset):
-    config = tiny("qsm", preset, policy_tau=0.2)
+    config = tiny("qsm", preset, policy_tau=0.2, decay_updates=8)
+    config = dataclasses.replace(config, decay_begin=min(config.decay_begin, 1))
     step = Step("qsm", config, 3)
     batch, old, new = step.batch, step.old, step.new
     critics, shape = step.critics(old), (BATCH, ACT)
+    # Qflex's authors update the critics first, and the score on the new ones.
+    guides, rate = {
+        "default": (critics, RATE * (1 + np.cos(np.pi * 3 / 8)) / 2),
+        "qflex_paper": (step.critics(new), RATE + (3e-5 - RATE) * 2 / 8),
+    }[preset]
     next_key, policy_key = jax.random.split(step.key)
     step_key, noise_key = jax.random.split(policy_key)
     betas = ref.vp_betas(3)
@@ -351,7 +360,7 @@ def test_qsm(preset):
         bar = np.cumprod(1 - betas)[time][:, None]
         action = np.sqrt(bar) * batch.action + np.sqrt(1 - bar) * ref.normal(noise_key, shape)
         wanted = -3 * ref.action_gradient(
-            lambda a: np.mean([ref.critic(c, batch.obs, a, "relu")[:, 0] for c in critics], 0),
+            lambda a: np.mean([ref.critic(c, batch.obs, a, "relu")[:, 0] for c in guides], 0),
             action,
         )
 
@@ -359,7 +368,7 @@ def test_qsm(preset):
             return ref.noise_net(params, batch.obs, action, time)
     else:
         wanted = 3 * ref.action_gradient(
-            lambda a: ref.min_q(critics, batch.obs, a, "relu"), batch.action
+            lambda a: ref.min_q(guides, batch.obs, a, "relu"), batch.action
         )
 
         def output(params):
@@ -369,7 +378,7 @@ def test_qsm(preset):
         return np.mean((output(params) - wanted) ** 2)
 
     raw = step.raw.policy
-    ref.check_adam(raw, new.policy, loss, RATE)
+    ref.check_adam(raw, new.policy, loss, rate)
     np.testing.assert_allclose(step.metrics["policy_loss"], loss(old.policy.params), rtol=1e-4)
     step.check_averaged(old.slow_policy, new.slow_policy, new.policy.params, 0.2)
 
@@ -393,7 +402,8 @@ def test_qsm(preset):
         return np.clip(action + noise * ref.normal(noise_key, shape), -1, 1)
 
     step.check_explored(behave(old.slow_policy, batch.obs, step.key))
-    next_action = behave(new.slow_policy, batch.next_obs, next_key)
+    slow_policy = {"default": new.slow_policy, "qflex_paper": old.slow_policy}[preset]
+    next_action = behave(slow_policy, batch.next_obs, next_key)
     next_value = ref.min_q(old.targets, batch.next_obs, next_action, "relu")
     step.check_twin_critics(step.bootstrapped(next_value))
     step.check_averaged(old.targets, new.targets, tuple(step.critics(new)), 0.1)

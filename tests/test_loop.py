@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toy_envs import Counter, random_algorithm
 
-from mjx_qflex import tasks
+from mjx_qflex import algos, tasks
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import loop as loop_module
 from mjx_qflex.training import replay as ring
@@ -172,11 +172,10 @@ def test_scan_equals_a_python_loop(breaking):
     device = jax.tree.map(jnp.copy, start.device)
     run, metrics = loop.epoch(start)
 
-    device, pool = loop_module.refresh_pool(env, CONFIG, device)
     step = jax.jit(partial(loop_module.train_step, env, random_algorithm(2, 1), CONFIG))
     rows = []
     for _ in range(CONFIG.steps_per_epoch):
-        device, row = step(pool, device)
+        device, row = step(device)
         rows.append(row)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), run.device, device)
     for name in ("nonfinite_worlds", "episode/count"):
@@ -241,16 +240,36 @@ def test_a_learner_that_acts_nan_ends_its_worlds():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(run.device)))
 
 
-def test_each_epoch_has_its_own_reset_states(healthy):
+def test_the_pool_is_drawn_anew_after_its_steps(healthy):
+    """Counted from the first step of the prefill, wherever epochs begin and end."""
     data, _ = written(healthy[0])
-    steps = CONFIG.steps_per_epoch
+    steps = CONFIG.reset_pool_steps
+    assert CONFIG.steps_per_epoch % steps, "or epochs would hide it"
     starts = []
-    for epoch in (-2, -1):
-        rows = slice(epoch * steps + 1, (epoch + 1) * steps or None)
-        obs = data.obs[rows]
+    for period in (1, 2, 3):
+        # The row after a step shows where its ended worlds restarted.
+        obs = data.obs[period * steps + 1 : (period + 1) * steps + 1]
         starts.append(set(obs[obs[..., 1] == 0][:, 0].tolist()))
-    assert 1 < len(starts[0]) <= CONFIG.reset_pool and 1 < len(starts[1]) <= CONFIG.reset_pool
-    assert not starts[0] & starts[1]
+        assert 1 < len(starts[-1]) <= CONFIG.reset_pool
+    assert not starts[0] & starts[1] and not starts[1] & starts[2]
+
+
+@pytest.mark.parametrize("num_seeds", [None, 2])
+def test_two_epochs_of_five_steps_are_one_of_ten(num_seeds):
+    """Bit for bit: worlds, resets, the pool, the ring, the learner and the key."""
+    env = Counter()
+    algorithm = algos.make("qflex", algos.entry("qflex").config_class(width=8, depth=1), 2, 1)
+    key = KEY if num_seeds is None else jnp.stack([KEY, KEY + 1])
+    final = []
+    for steps in (5, 10):
+        config = replace(CONFIG, steps_per_epoch=steps, reset_pool_steps=3)
+        loop = make_loop(env, algorithm, config, num_seeds)
+        run = loop.prefill(loop.init(key))
+        for _ in range(20 // steps):
+            run, metrics = loop.epoch(run)
+        assert (np.asarray(metrics["episode/count"]) > 0).all()
+        final.append(jax.device_get(run.device))
+    jax.tree.map(np.testing.assert_array_equal, *final)
 
 
 def test_same_seed_same_run_bitwise(breaking):

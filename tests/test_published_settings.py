@@ -41,7 +41,8 @@ PUBLISHED = {
     },
     ("dacer", "qflex_paper"): {
         "learning_rate": 3e-4, "activation": "mish", "schedule": "linear", "schedule_scale": 0.3,
-        "start_scale": 0.5, "reward_scale": 0.2, "noise_scale": 0.15,
+        "start_scale": 0.5, "reward_scale": 0.2, "noise_scale": 0.15, "alpha_learning_rate": 3e-2,
+        "final_learning_rate": 3e-5, "decay_begin": 25_000, "decay_updates": 50_000,
     },
     ("qsm", "default"): {
         "width": 512, "depth": 2, "sampler": "diffusion", "diffusion_steps": 5,
@@ -51,7 +52,8 @@ PUBLISHED = {
     ("qsm", "qflex_paper"): {
         "width": 256, "depth": 3, "activation": "relu", "learning_rate": 3e-4,
         "sampler": "langevin", "diffusion_steps": 20, "particles": 32, "gradient_scale": 1.0,
-        "reward_scale": 1.0, "tau": 0.005,
+        "reward_scale": 1.0, "tau": 0.005, "first": "critics", "decay": "linear",
+        "final_learning_rate": 3e-5, "decay_begin": 25_000, "decay_updates": 50_000,
     },
     # Stable-Baselines3 weighs the squared error by 0.5, brax half of it.
     ("ppo", "qflex_paper"): {

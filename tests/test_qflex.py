@@ -222,6 +222,10 @@ def test_one_update_equals_numpy(case):
     if config.entropy:
         # Entropy is above its target of -1 an actuator, so the temperature falls.
         assert new.temperature.log_alpha < old.temperature.log_alpha < 0
+        # Its Adam has the usual decay, whatever the networks' is: mean and square of one excess.
+        before, after = (x.temperature.optimizer[0] for x in (old, new))
+        excess = np.sqrt((after.nu - 0.999 * before.nu) / 0.001)
+        np.testing.assert_allclose(after.mu, 0.9 * before.mu + 0.1 * excess, rtol=1e-3)
 
 
 def check_adam_step(rate, loss, before, after):

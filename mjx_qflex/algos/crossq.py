@@ -30,11 +30,10 @@ class CrossqConfig:
     critic_width: int | None = 2048  # of the critics'; None is `width`
     depth: int = 2  # hidden layers
     learning_rate: float = 1e-3  # of critics, policy and temperature
-    # Adam's decay of the mean gradient. Whether the authors' temperature has it too is uncertain.
-    beta1: float = 0.5
+    beta1: float = 0.5  # Adam's decay of the mean gradient, of critics and policy; temperature: 0.9
     gamma: float = 0.99  # discount per control step
     reward_scale: float = 1.0  # factor on rewards before the critics see them
-    policy_delay: int = 3  # critic updates to one of policy and temperature
+    policy_delay: int = 3  # critic updates to one of policy and temperature, with the last of them
     initial_alpha: float = 1.0
     target_entropy: float = -1.0  # nats per actuator
     tanh_correction: bool = True  # the policy's density counts how tanh squeezes volumes
@@ -87,6 +86,7 @@ def make(
     positive += ("critic_width", "reward_scale")
     common.check_options("crossq", config, positive)
     optimizer = common.adam(config.learning_rate, axis_name, config.beta1)
+    temperature_optimizer = common.adam(config.learning_rate, axis_name)
 
     def init(key: jax.Array) -> CrossqLearner:
         critic_key, policy_key = jax.random.split(key)
@@ -98,7 +98,7 @@ def make(
             ),
             actor=Actor(
                 policy=common.init_network(optimizer, policy_key, sizes, batch_norm=True),
-                temperature=common.init_temperature(optimizer, config.initial_alpha),
+                temperature=common.init_temperature(temperature_optimizer, config.initial_alpha),
                 loss=jnp.zeros(()),
                 entropy=jnp.zeros(()),
             ),
@@ -109,7 +109,7 @@ def make(
         return _gaussian(config).act(learner.actor.policy, obs, key, mode), carry
 
     def update(learner: CrossqLearner, batch: Transition, key: jax.Array):
-        return _update(config, optimizer, learner, batch, key)
+        return _update(config, optimizer, temperature_optimizer, learner, batch, key)
 
     return Algorithm(init, lambda num_envs: (), act, update, axis_name)
 
@@ -175,7 +175,14 @@ def _gaussian(config: CrossqConfig) -> TanhGaussian:
     return TanhGaussian(config.log_std_range, config.tanh_correction)
 
 
-def _update(config: CrossqConfig, optimizer, learner: CrossqLearner, batch: Transition, key):
+def _update(
+    config: CrossqConfig,
+    optimizer: Optimizer,
+    temperature_optimizer: Optimizer,
+    learner: CrossqLearner,
+    batch: Transition,
+    key: jax.Array,
+):
     """One update: critics, then policy and temperature where it is their turn."""
     next_key, key = jax.random.split(key)
     noise = jax.random.normal(next_key, batch.action.shape)
@@ -195,9 +202,10 @@ def _update(config: CrossqConfig, optimizer, learner: CrossqLearner, batch: Tran
     )
 
     def advance(actor: Actor) -> Actor:
-        return _update_actor(config, optimizer, actor, guides, batch.obs, key)
+        optimizers = optimizer, temperature_optimizer
+        return _update_actor(config, *optimizers, actor, guides, batch.obs, key)
 
-    actor = common.every(config.policy_delay, learner.count, advance, learner.actor)
+    actor = common.every(config.policy_delay, learner.count + 1, advance, learner.actor)
     return CrossqLearner(critics, actor, learner.count + 1), metrics | {
         "policy_loss": actor.loss,
         "policy_entropy": actor.entropy,
@@ -205,7 +213,15 @@ def _update(config: CrossqConfig, optimizer, learner: CrossqLearner, batch: Tran
     }
 
 
-def _update_actor(config: CrossqConfig, optimizer, actor: Actor, guides, obs, key) -> Actor:
+def _update_actor(
+    config: CrossqConfig,
+    optimizer: Optimizer,
+    temperature_optimizer: Optimizer,
+    actor: Actor,
+    guides,
+    obs,
+    key,
+) -> Actor:
     """The policy climbs the critics' minimum plus its entropy; the temperature follows."""
     critics = tuple(networks.bind(guide, obs) for guide in guides)
     action_size = actor.policy.params.layers[-1].bias.size // 2
@@ -221,5 +237,5 @@ def _update_actor(config: CrossqConfig, optimizer, actor: Actor, guides, obs, ke
         config.renorm_warmup,
     )
     excess = (entropy - config.target_entropy) * action_size
-    temperature = common.adapt_temperature(optimizer, actor.temperature, excess)
+    temperature = common.adapt_temperature(temperature_optimizer, actor.temperature, excess)
     return Actor(policy, temperature, *optimizer.mean((loss, entropy)))

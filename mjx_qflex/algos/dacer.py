@@ -45,6 +45,9 @@ class DacerConfig:
     depth: int = 3  # hidden layers
     activation: Activation = "gelu"  # of the critics (the authors' table; their code: uncertain)
     learning_rate: float = 1e-4  # of critics and policy
+    final_learning_rate: float | None = None  # of the policy; None: it stays, else it falls ...
+    decay_begin: int = 25_000  # ... linearly from this policy update on ...
+    decay_updates: int = 50_000  # ... over so many
     gamma: float = 0.99  # discount per control step
     tau: float = 0.005  # share of the new parameters in the slow copies
     delay: int = 2  # critic updates to one of policy and slow copies
@@ -64,11 +67,12 @@ class DacerConfig:
 
 PRESETS: dict[str, DacerConfig] = {
     "default": DacerConfig(),
-    # What Qflex's authors ran, read in the repository that theirs builds on; whether their launcher
-    # also lowers the learning rate of alpha, as it does for SDAC, is uncertain.
+    # What Qflex's authors ran: their launcher lets the policy's rate fall, alpha's 3e-2 stands. The
+    # rest was read in the repository that theirs builds on.
     "qflex_paper": DacerConfig(
         activation="mish",
         learning_rate=3e-4,
+        final_learning_rate=3e-5,
         schedule="linear",
         start_scale=0.5,
     ),
@@ -100,6 +104,12 @@ class Regulator(NamedTuple):
     entropy: jax.Array  # [] nats per actuator, as last estimated
 
 
+class Optimizers(NamedTuple):
+    critic: Optimizer
+    policy: Optimizer
+    temperature: Optimizer
+
+
 def make(
     config: DacerConfig, observation_size: int, action_size: int, axis_name: str | None = None
 ) -> Algorithm:
@@ -110,28 +120,27 @@ def make(
     """
     positive = ("width", "depth", "learning_rate", "delay", "diffusion_steps", "initial_alpha")
     positive += ("alpha_period", "entropy_states", "entropy_samples", "schedule_scale")
-    positive += ("reward_scale", "start_scale")
+    positive += ("reward_scale", "start_scale", "final_learning_rate", "decay_updates")
     common.check_options("dacer", config, positive)
     if config.schedule == "linear":
         schedule = diffusion.linear_schedule(config.diffusion_steps, config.schedule_scale)
     else:
         schedule = diffusion.variance_preserving_schedule(config.diffusion_steps)
-    optimizer = common.adam(config.learning_rate, axis_name)
-    alpha_optimizer = common.adam(config.alpha_learning_rate, axis_name)
+    optimizers = _optimizers(config, axis_name)
 
     def init(key: jax.Array) -> DacerLearner:
         critic_key, policy_key = jax.random.split(key)
         sizes = (observation_size + action_size, *(config.width,) * config.depth, 2)
-        critics = common.init_critics(optimizer, critic_key, sizes)
+        critics = common.init_critics(optimizers.critic, critic_key, sizes)
         net = diffusion.init_noise_net(
             policy_key, observation_size, action_size, config.width, config.depth
         )
         targets = common.copied(tuple(critic.params for critic in critics))
-        temperature = common.init_temperature(alpha_optimizer, config.initial_alpha)
+        temperature = common.init_temperature(optimizers.temperature, config.initial_alpha)
         return DacerLearner(
             critics=critics,
             spread=jnp.zeros(2),
-            actor=Actor(Network(net, (), optimizer.init(net)), targets, jnp.zeros(())),
+            actor=Actor(Network(net, (), optimizers.policy.init(net)), targets, jnp.zeros(())),
             regulator=Regulator(temperature, jnp.zeros(())),
             count=jnp.zeros((), jnp.int32),
         )
@@ -144,9 +153,21 @@ def make(
         return _sample(config, schedule, learner.actor.policy.params, alpha, obs, key, draw), carry
 
     def update(learner: DacerLearner, batch: Transition, key: jax.Array):
-        return _update(config, schedule, optimizer, alpha_optimizer, learner, batch, key)
+        return _update(config, schedule, optimizers, learner, batch, key)
 
     return Algorithm(init, lambda num_envs: (), act, update, axis_name)
+
+
+def _optimizers(config: DacerConfig, axis_name: str | None) -> Optimizers:
+    rate, last = config.learning_rate, config.final_learning_rate
+    policy_rate = rate
+    if last is not None:
+        policy_rate = common.falling_rate(rate, last, config.decay_begin, config.decay_updates)
+    return Optimizers(
+        critic=common.adam(rate, axis_name),
+        policy=common.adam(policy_rate, axis_name),
+        temperature=common.adam(config.alpha_learning_rate, axis_name),
+    )
 
 
 def _sample(config: DacerConfig, schedule: Schedule, net: NoiseNet, alpha, obs, key, draw):
@@ -167,8 +188,7 @@ def _returns(critic: Folded, action, activation: Activation) -> tuple[jax.Array,
 def _update(
     config: DacerConfig,
     schedule: Schedule,
-    optimizer: Optimizer,
-    alpha_optimizer: Optimizer,
+    optimizers: Optimizers,
     learner: DacerLearner,
     batch: Transition,
     key: jax.Array,
@@ -186,7 +206,9 @@ def _update(
 
     next_action = behave(learner.actor.policy.params, batch.next_obs, next_key)
     target, drawn = _targets(config, learner.actor.targets, batch, next_action, return_key)
-    critics, spread, metrics = _update_critics(config, optimizer, learner, batch, target, drawn)
+    critics, spread, metrics = _update_critics(
+        config, optimizers.critic, learner, batch, target, drawn
+    )
 
     def advance(actor: Actor) -> Actor:
         guides = common.at(tuple(critic.params for critic in learner.critics), batch.obs)
@@ -199,18 +221,20 @@ def _update(
         value, gradient = jax.value_and_grad(loss)(actor.policy.params)
         params = tuple(critic.params for critic in critics)
         return Actor(
-            policy=common.descend(optimizer, actor.policy, gradient),
+            policy=common.descend(optimizers.policy, actor.policy, gradient),
             targets=common.averaged(config.tau, params, actor.targets),
-            loss=optimizer.mean(value),
+            loss=optimizers.policy.mean(value),
         )
 
     def regulate(regulator: Regulator) -> Regulator:
-        obs = batch.obs[: alpha_optimizer.share(config.entropy_states)]
-        entropy = alpha_optimizer.mean(
+        obs = batch.obs[: optimizers.temperature.share(config.entropy_states)]
+        entropy = optimizers.temperature.mean(
             _policy_entropy(config, schedule, learner.actor.policy.params, alpha, obs, entropy_key)
         )
         excess = entropy - config.target_entropy * batch.action.shape[-1]
-        temperature = common.adapt_temperature(alpha_optimizer, regulator.temperature, excess)
+        temperature = common.adapt_temperature(
+            optimizers.temperature, regulator.temperature, excess
+        )
         return Regulator(temperature, entropy / batch.action.shape[-1])
 
     actor = common.every(config.delay, learner.count, advance, learner.actor)

@@ -12,11 +12,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mjx_qflex import diffusion, networks
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Network, Optimizer
+from mjx_qflex.algos.common import Decay, Network, Optimizer
 from mjx_qflex.diffusion import NoiseNet
 from mjx_qflex.networks import MLP, Activation, Folded
 from mjx_qflex.types import Algorithm, Mode, Transition
@@ -33,7 +32,13 @@ class QsmConfig:
     depth: int = 2  # hidden layers
     activation: Activation = "relu"  # of the critics, and of a score without time
     learning_rate: float = 3e-4  # of critics and policy
-    decay_updates: int | None = 2_000_000  # over which the policy's falls to 0 as a cosine
+    decay: Decay = "cosine"  # along which the policy's falls ...
+    final_learning_rate: float = 0.0  # ... to this ...
+    decay_begin: int = 0  # ... from this update on ...
+    decay_updates: int = 2_000_000  # ... over so many
+    # What each update begins with. "critics": the policy then sees the new ones, while the next
+    # action still comes from the policy of before.
+    first: Literal["policy", "critics"] = "policy"
     gamma: float = 0.99  # discount per control step
     tau: float = 0.005  # share of the new critics in the targets
     policy_tau: float = 0.001  # of the new policy in the one that acts (code; not in the text)
@@ -47,12 +52,15 @@ class QsmConfig:
 
 PRESETS: dict[str, QsmConfig] = {
     "default": QsmConfig(),
-    # What Qflex's authors ran, read in the repository that theirs builds on; that the learning rate
-    # does not fall is assumed.
+    # What Qflex's authors ran, read in the repository that theirs builds on.
     "qflex_paper": QsmConfig(
         width=256,
         depth=3,
-        decay_updates=None,
+        decay="linear",
+        final_learning_rate=3e-5,
+        decay_begin=25_000,
+        decay_updates=50_000,
+        first="critics",
         policy_tau=1.0,
         sampler="langevin",
         diffusion_steps=20,
@@ -88,9 +96,13 @@ def make(
     positive = ("width", "depth", "learning_rate", "diffusion_steps", "particles")
     positive += ("decay_updates", "reward_scale", "gradient_scale")
     common.check_options("qsm", config, positive)
-    rate = config.learning_rate
-    if config.decay_updates is not None:
-        rate = optax.cosine_decay_schedule(rate, config.decay_updates)
+    rate = common.falling_rate(
+        config.learning_rate,
+        config.final_learning_rate,
+        config.decay_begin,
+        config.decay_updates,
+        config.decay,
+    )
     optimizers = Optimizers(
         common.adam(config.learning_rate, axis_name), common.adam(rate, axis_name)
     )
@@ -102,7 +114,7 @@ def make(
         """Draws with the slow policy; evaluation uses the same draws always, and adds no noise."""
         draw, key = common.normal_source(mode, key, (obs.shape[0], action_size))
         noise = config.action_noise if mode == "explore" else 0.0
-        critics = tuple(critic.params for critic in learner.critics)
+        critics = _params(learner.critics)
         return _sample(config, learner.slow_policy, critics, obs, key, draw, noise), carry
 
     def update(learner: QsmLearner, batch: Transition, key: jax.Array):
@@ -123,7 +135,7 @@ def _init(config: QsmConfig, optimizers: Optimizers, observation_size, action_si
         net, _ = networks.init_mlp(policy_key, (inputs, *hidden, action_size), False)
     return QsmLearner(
         critics=critics,
-        targets=common.copied(tuple(critic.params for critic in critics)),
+        targets=common.copied(_params(critics)),
         policy=Network(net, (), optimizers.policy.init(net)),
         slow_policy=common.copied(net),
     )
@@ -176,28 +188,44 @@ def langevin(
 
 
 def _update(config: QsmConfig, optimizers: Optimizers, learner: QsmLearner, batch, key):
-    """One update: the policy on the critics as they are, then the critics, then the slow copies."""
+    """One update of policy and critics, in the order that `first` says, then of the slow copies."""
     next_key, policy_key = jax.random.split(key)
-    old = tuple(critic.params for critic in learner.critics)
-    policy, policy_loss = _update_policy(
-        config, optimizers, learner.policy, common.at(old, batch.obs), batch, policy_key
-    )
-    slow_policy = common.averaged(config.policy_tau, policy.params, learner.slow_policy)
+    old = _params(learner.critics)
 
-    draw = common.normal(batch.action.shape)
-    next_action = _sample(
-        config, slow_policy, old, batch.next_obs, next_key, draw, config.action_noise
-    )
-    targets = common.at(learner.targets, batch.next_obs)
-    next_value = common.min_value(targets, config.activation)(next_action)
-    target = config.reward_scale * batch.reward + config.gamma * batch.discount * next_value
-    critics, metrics = common.td_step(
-        optimizers.critic, learner.critics, batch, target, config.activation
-    )
-    params = tuple(critic.params for critic in critics)
-    targets = common.averaged(config.tau, params, learner.targets)
+    def update_policy(critics: tuple[MLP, ...]):
+        policy, loss = _update_policy(
+            config, optimizers, learner.policy, common.at(critics, batch.obs), batch, policy_key
+        )
+        return policy, common.averaged(config.policy_tau, policy.params, learner.slow_policy), loss
+
+    def update_critics(slow_policy):
+        next_action = _sample(
+            config,
+            slow_policy,
+            old,
+            batch.next_obs,
+            next_key,
+            common.normal(batch.action.shape),
+            config.action_noise,
+        )
+        targets = common.at(learner.targets, batch.next_obs)
+        next_value = common.min_value(targets, config.activation)(next_action)
+        target = config.reward_scale * batch.reward + config.gamma * batch.discount * next_value
+        return common.td_step(optimizers.critic, learner.critics, batch, target, config.activation)
+
+    if config.first == "policy":
+        policy, slow_policy, policy_loss = update_policy(old)
+        critics, metrics = update_critics(slow_policy)
+    else:
+        critics, metrics = update_critics(learner.slow_policy)
+        policy, slow_policy, policy_loss = update_policy(_params(critics))
+    targets = common.averaged(config.tau, _params(critics), learner.targets)
     learner = QsmLearner(critics, targets, policy, slow_policy)
     return learner, metrics | {"policy_loss": policy_loss}
+
+
+def _params(critics: tuple[Network, ...]) -> tuple[MLP, ...]:
+    return tuple(critic.params for critic in critics)
 
 
 def _update_policy(

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mjx_qflex import diffusion
 from mjx_qflex.algos import common
@@ -95,8 +94,8 @@ def make(
     positive += ("schedule_scale", "start_scale", "value_scale", "reward_scale")
     common.check_options("sdac", config, positive)
     schedule = diffusion.linear_schedule(config.diffusion_steps, config.schedule_scale)
-    falling = optax.linear_schedule(
-        config.learning_rate, config.final_learning_rate, config.decay_updates, config.decay_begin
+    falling = common.falling_rate(
+        config.learning_rate, config.final_learning_rate, config.decay_begin, config.decay_updates
     )
     optimizers = Optimizers(
         critic=common.adam(config.learning_rate, axis_name),
@@ -251,7 +250,8 @@ def _update_policy(
         # The network sees the noisy action alone, so one prediction serves all candidates.
         predicted = diffusion.at(net, obs)(noisy, step)
         errors = jnp.mean(jnp.square(predicted[None] - candidates), axis=-1)
-        return jnp.mean(jnp.sum(weights * errors, axis=0))
+        # The authors' code takes the mean over the candidates too, whose weights sum to 1.
+        return jnp.mean(weights * errors)
 
     policy_loss, gradient = jax.value_and_grad(loss)(policy.params)
     return common.descend(optimizers.policy, policy, gradient), policy_loss

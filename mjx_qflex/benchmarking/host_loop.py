@@ -170,14 +170,16 @@ class HostLoop:
 
     def epoch(self) -> None:
         """Trains for `steps_per_epoch` vector steps."""
-        with self._timed("reset"):
-            self._refresh_pool()
         for _ in range(self.config.steps_per_epoch):
             self._collect()
             self._learn()
 
     def _collect(self) -> None:
         """Steps every world once, writes the ring and restarts the worlds that ended."""
+        if self._pool_age == self.config.reset_pool_steps:
+            with self._timed("reset"):
+                self._refresh_pool()
+        self._pool_age += 1
         with self._timed("act"):
             acted = self._act(self.learner, self._state, self._carry, self._next_key())
             action, carry, ctrl = acted
@@ -216,6 +218,7 @@ class HostLoop:
     def _refresh_pool(self) -> None:
         self._pool, coordinates = self._reset(self._next_key())
         self._pool_states = self.worlds.full_states(*map(np.asarray, coordinates))
+        self._pool_age = 0
 
     def _next_key(self) -> jax.Array:
         self._key, key = jax.random.split(self._key)

@@ -22,7 +22,7 @@ from mjx_qflex.training import assessment, metrics, reporting, statistics
 from mjx_qflex.training.statistics import Estimate
 
 SIGNS_OF_A_RUN = (configs.FILE_NAME, metrics.FILE_NAME, assessment.FILE_NAME)
-# A slow machine shortens epochs, and what they compute stays the same: no reason to split a group.
+# Where epochs end is a way to look, and changes nothing that they compute.
 NOT_COMPARED = ("seed", "loop.steps_per_epoch")
 ABSENT = "—"
 LABEL_KEYS = 2  # differing options that a group's name spells out at least

@@ -111,13 +111,10 @@ def train_seeds(
         say(line)
     checkpoint.check_disk([member.checkpoints for member in members], alone.state_bytes)
     at_once = _number_at_once(alone, len(members), at_once, say)
-    steps = min(member.config.loop.steps_per_epoch for member in members)
     for group in _groups(members, at_once, say):
         if len(folders) > 1:
             say(f"training {_names(group)} in {', '.join(str(one.folder) for one in group)}")
-        # Epochs that were too long for one seed are too long for the next.
-        group = [member.with_loop(steps_per_epoch=steps) for member in group]
-        steps = _train_group(kind(group, env, algorithm, loops, interrupt, say), command, video)
+        _train_group(kind(group, env, algorithm, loops, interrupt, say), command, video)
 
 
 def build(config: Config, axis_name: str | None = None) -> tuple[TimedTask, Agent | Algorithm]:
@@ -152,13 +149,12 @@ def _make_loops(
     return functools.cache(make_loop)
 
 
-def _train_group(run: Run, command: str, video: bool) -> int:
-    """Trains seeds to the end; returns the steps of an epoch that this came to."""
+def _train_group(run: Run, command: str, video: bool) -> None:
+    """Trains seeds to the end."""
     run.save_configs()
     run.begin()
     run.train()
     run.finish(command, video)
-    return run.config.loop.steps_per_epoch
 
 
 def _shared_out(

@@ -5,10 +5,9 @@
                               act → step every world → write the ring → reset ended worlds
                               → updates_per_step × (sample → update)
 
-An epoch is a fixed number of steps: the numbers a run produces depend on its configuration and
-seed alone, never on how fast the machine was. A caller that wants a row of metrics every ten
-seconds runs as many epochs as fit and joins their metrics with
-`aggregate.merge_metrics`.
+The numbers a run produces depend on its configuration and seed alone, never on how fast the
+machine was. An epoch is only a way to look: nothing that is drawn depends on where one ends, so
+that two epochs of five steps leave what one of ten leaves, bit for bit.
 """
 
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from brax.envs.base import State
 from jax.sharding import Mesh
 
 from mjx_qflex import parallel
+from mjx_qflex.conditional import when
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
 from mjx_qflex.training import evaluation, sharding, worlds
@@ -62,8 +62,10 @@ class LoopConfig:
       replay_obs_dtype: in which the ring keeps observations; half the memory in bfloat16.
       matmul_precision: of the networks' matrix products, which `driver.build` gives the algorithm;
         "default" is JAX's, for each device its fastest. Physics always has full precision.
-      steps_per_epoch: vector steps of one call of `epoch`.
-      reset_pool: reset states made at the start of each epoch, from which ended worlds restart.
+      steps_per_epoch: vector steps of one call of `epoch`. A run ends with the first epoch that
+        reaches its number of transitions; nothing else in it depends on this.
+      reset_pool: P, reset states from which ended worlds restart.
+      reset_pool_steps: vector steps after which they are drawn anew.
       eval_envs: E, episodes of one evaluation.
     """
 
@@ -77,13 +79,15 @@ class LoopConfig:
     matmul_precision: MatmulPrecision = "default"
     steps_per_epoch: int = 100
     reset_pool: int = 64
+    reset_pool_steps: int = 20
     eval_envs: int = 64
 
     def __post_init__(self):
         for name in ("updates_per_step", "prefill_transitions", "replay_capacity"):
             if getattr(self, name) < 0:
                 raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 0 or more")
-        positive = ("num_envs", "batch_size", "steps_per_epoch", "reset_pool", "eval_envs")
+        positive = ("num_envs", "batch_size", "steps_per_epoch", "eval_envs")
+        positive += ("reset_pool", "reset_pool_steps")
         for name in positive:
             if getattr(self, name) < 1:
                 raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 1 or more")
@@ -232,11 +236,19 @@ def replay_layout(env: Task, config: LoopConfig, reset_state: State) -> ring.Lay
 
 
 def _init(env: Task, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -> DeviceState:
-    key, key_learner, key_reset = jax.random.split(key, 3)
+    key, key_learner, key_reset, key_pool = jax.random.split(key, 4)
     num_envs = config.num_envs
-    env_state = worlds.reset(env, parallel.split(key_reset, num_envs, algorithm.axis_name))
+    keys = (
+        parallel.split(key_reset, num_envs, algorithm.axis_name),
+        parallel.split(key_pool, config.reset_pool, algorithm.axis_name),
+    )
+    # Worlds and pool in one call: a reset is traced and compiled once.
+    states = worlds.reset(env, jnp.concatenate(keys))
+    env_state = jax.tree.map(lambda x: x[:num_envs], states)
     return DeviceState(
         env_state=env_state,
+        pool=jax.tree.map(lambda x: x[num_envs:], states),
+        pool_age=jnp.zeros((), jnp.int32),
         carry=algorithm.init_carry(num_envs),
         replay=ring.init(replay_layout(env, config, env_state)),
         learner=algorithm.init(key_learner),
@@ -246,34 +258,30 @@ def _init(env: Task, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -
     )
 
 
-@sharding.own_stream
 def _prefill(
     env: Task, algorithm: Algorithm, config: LoopConfig, device: DeviceState
 ) -> tuple[DeviceState, Metrics]:
     """Fills the ring with transitions of uniform actions or the initial policy; learns nothing."""
 
     def step(device: DeviceState, _):
-        key, key_act, key_reset = jax.random.split(device.key, 3)
+        device, (key_act, key_step) = draw_keys(algorithm, device, 2)
         if config.prefill_actions == "policy":
             obs = worlds.observation(device.env_state)
             action, carry = algorithm.act(device.learner, obs, device.carry, key_act, "explore")
         else:
             shape, carry = (config.num_envs, env.action_size), device.carry
             action = jax.random.uniform(key_act, shape, minval=-1.0, maxval=1.0)
-        device, _ = collect(env, algorithm, pool, device.replace(key=key), action, carry, key_reset)
+        device, _ = collect(env, algorithm, config, device, action, carry, key_step)
         return device, None
 
-    device, pool = refresh_pool(env, config, device)
     return jax.lax.scan(step, device, length=_prefill_steps(config))[0], {}
 
 
-@sharding.own_stream
 def _epoch(
     env: Task, algorithm: Algorithm, config: LoopConfig, device: DeviceState
 ) -> tuple[DeviceState, Metrics]:
     """Trains for `steps_per_epoch` vector steps; returns metrics over all of them."""
-    device, pool = refresh_pool(env, config, device)
-    step = partial(train_step, env, algorithm, config, pool)
+    step = partial(train_step, env, algorithm, config)
     device, rows = jax.lax.scan(
         lambda device, _: step(device), device, length=config.steps_per_epoch
     )
@@ -282,30 +290,25 @@ def _epoch(
     return device, metrics | {"replay_transitions": complete}
 
 
-def refresh_pool(env: Task, config: LoopConfig, device: DeviceState) -> tuple[DeviceState, State]:
-    """Draws the `[P, ...]` reset states that this epoch's ended worlds restart from.
-
-    A full reset of every world at every step would cost as much as stepping it. The pool costs P
-    resets an epoch, and each step one gather and one select of the environment state; no two
-    epochs share their reset states, so that no start is favoured for long.
-    """
-    key, key_pool = jax.random.split(device.key)
-    pool = worlds.reset(env, jax.random.split(key_pool, config.reset_pool))
-    return device.replace(key=key), pool
+def draw_keys(
+    algorithm: Algorithm, device: DeviceState, number: int
+) -> tuple[DeviceState, jax.Array]:
+    """Returns the state with its next key, and `[number, 2]` keys of this step on this device."""
+    key, key_step = jax.random.split(device.key)
+    key_step = parallel.own(key_step, algorithm.axis_name)
+    return device.replace(key=key), jax.random.split(key_step, number)
 
 
 def train_step(
-    env: Task, algorithm: Algorithm, config: LoopConfig, pool: State, device: DeviceState
+    env: Task, algorithm: Algorithm, config: LoopConfig, device: DeviceState
 ) -> tuple[DeviceState, Metrics]:
     """Acts, steps every world, writes the ring, resets ended worlds and updates the learner."""
-    key, key_act, key_reset, key_learn = jax.random.split(device.key, 4)
+    device, (key_act, key_step, key_learn) = draw_keys(algorithm, device, 3)
     action, carry = algorithm.act(
         device.learner, worlds.observation(device.env_state), device.carry, key_act, "explore"
     )
     chex.assert_shape(action, (config.num_envs, env.action_size))
-    device, metrics = collect(
-        env, algorithm, pool, device.replace(key=key), action, carry, key_reset
-    )
+    device, metrics = collect(env, algorithm, config, device, action, carry, key_step)
     learner, update_metrics = _learn(algorithm, config, device, key_learn)
     return device.replace(learner=learner), metrics | update_metrics
 
@@ -335,7 +338,7 @@ def _learn(
 def collect(
     env: Task,
     algorithm: Algorithm,
-    pool: State,
+    config: LoopConfig,
     device: DeviceState,
     action: jax.Array,
     carry: Carry,
@@ -351,13 +354,14 @@ def collect(
     Args:
       env: one environment; vmapped here.
       algorithm: gives the acting state of a fresh episode.
-      pool: `[P, ...]` reset states.
+      config: sizes of the run.
       device: the run before the step.
       action: `[N, A]`.
       carry: `[N, ...]`, the acting state after choosing `action`.
-      key: draws the pool entries.
+      key: draws the reset states, and which of them an ended world takes.
     """
-    (num_envs,) = device.episode_length.shape
+    key_pool, key_choice = jax.random.split(key)
+    device = refresh_pool(env, config, device, key_pool)
     obs = worlds.observation(device.env_state)
     outcome = worlds.advance(env, device.env_state, action)
     next_obs = worlds.observation(outcome.state)
@@ -368,13 +372,29 @@ def collect(
     episode_length = device.episode_length + 1
     metrics = worlds.step_metrics(outcome, episode_return, episode_length)
     device = device.replace(
-        env_state=worlds.restart(outcome, pool, key),
-        carry=worlds.select(outcome.ended, algorithm.init_carry(num_envs), carry),
+        env_state=worlds.restart(outcome, device.pool, key_choice),
+        carry=worlds.select(outcome.ended, algorithm.init_carry(config.num_envs), carry),
         replay=ring.add(device.replay, transition, outcome.ended, ~outcome.bad),
         episode_return=jnp.where(outcome.ended, 0.0, episode_return),
         episode_length=jnp.where(outcome.ended, 0, episode_length),
     )
     return device, metrics
+
+
+def refresh_pool(env: Task, config: LoopConfig, device: DeviceState, key: jax.Array) -> DeviceState:
+    """Draws the `[P, ...]` reset states anew where they have served `reset_pool_steps` steps.
+
+    A full reset of every world at every step would cost as much as stepping it. The pool costs P
+    resets now and then, and each step one gather and one select of the environment state; no start
+    is favoured for long.
+    """
+    due = device.pool_age == config.reset_pool_steps
+
+    def draw(_: State) -> State:
+        return worlds.reset(env, jax.random.split(key, config.reset_pool))
+
+    age = jnp.where(due, 0, device.pool_age) + 1
+    return device.replace(pool=when(due, draw, device.pool), pool_age=age)
 
 
 def _prefill_steps(config: LoopConfig) -> int:

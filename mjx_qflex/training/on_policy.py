@@ -113,7 +113,7 @@ class BraxWorlds(Env):
     It stands in for brax's own wrappers. Those know of no time-out but their own, and let a world
     restart at its very first state for ever, or else all worlds at once between epochs, in
     mid-episode (brax's `num_resets_per_eval`). Here worlds restart from a pool of N reset states
-    that is renewed with each epoch, as in `loop.py`.
+    that is renewed with each epoch: brax draws by epochs, too.
 
     Every ending sets `done`. A time-out also sets `time_out`, for which brax's PPO adds to the
     reward the discounted value, as it stood when the data were made, of the state before: the one

@@ -22,8 +22,7 @@ from mjx_qflex.training.run_folder import Member
 from mjx_qflex.training.state import RunState, key_shape
 from mjx_qflex.types import Agent, Algorithm
 
-MAX_EPOCH_SECONDS = 12.0  # how long a Ctrl-C may wait
-AIMED_EPOCH_SECONDS = 5.0  # of epochs that are shortened
+LONG_EPOCH_SECONDS = 12.0  # from here on it is said how long a Ctrl-C waits
 LINE_SECONDS = 5.0  # between progress lines; a fast device has several epochs a second
 # A checkpoint is written when it costs at most this share of the time since the last one.
 CHECKPOINT_SHARE = 0.05
@@ -166,7 +165,7 @@ class Run:
             before, rows = self.run, self._epoch()
             self._after_epoch(before, rows)
             if self.run.epochs == 1:
-                self._shorten_epochs(rows[0]["seconds"])
+                self._note_long_epochs(rows[0]["seconds"])
         self._close_logs()
 
     def _start_clock(self) -> None:
@@ -211,6 +210,16 @@ class Run:
             self.say(
                 f"so many episodes end that the replay holds the newest {complete:,} transitions "
                 "only (replay_transitions in the metrics); a larger loop.replay_capacity holds more"
+            )
+
+    def _note_long_epochs(self, seconds: float) -> None:
+        """Says how to be heard sooner where an epoch takes so long that Ctrl-C has to wait."""
+        steps = self.config.loop.steps_per_epoch
+        if seconds > LONG_EPOCH_SECONDS and steps > 1:
+            fewer = max(1, int(steps * LONG_EPOCH_SECONDS / 2 / seconds))
+            self.say(
+                f"an epoch of {steps} steps takes {duration(seconds)} here, and Ctrl-C waits for "
+                f"its end; --set loop.steps_per_epoch={fewer} is heard sooner and trains alike"
             )
 
     def _rows(
@@ -330,25 +339,6 @@ class Run:
         """Closes what is open; who stops on the way out may ask again."""
         while self.logs:
             self.logs.pop().close()
-
-    def _shorten_epochs(self, seconds: float) -> None:
-        """Makes epochs shorter where the first took so long that Ctrl-C would have to wait."""
-        loop = self.config.loop
-        (seconds,) = hosts.largest(seconds)
-        if seconds <= MAX_EPOCH_SECONDS or loop.steps_per_epoch == 1:
-            return
-        steps = max(1, int(loop.steps_per_epoch * AIMED_EPOCH_SECONDS / seconds))
-        self.say(
-            f"an epoch of {loop.steps_per_epoch} steps takes {duration(seconds)} here; going on "
-            f"with loop.steps_per_epoch={steps}"
-        )
-        self.members = [member.with_loop(steps_per_epoch=steps) for member in self.members]
-        self.save_configs()
-        # By way of the checkpoint that the first epoch left: there is room for one replay only.
-        self.state = None
-        self._close_logs()
-        self.loop = self._make_loop()
-        self.begin()
 
     def finish(self, command: str, video: bool) -> None:
         """Evaluates, renders and reports; an interrupted one is made up for by the same command."""

@@ -5,7 +5,6 @@ counters are the same on all. The arrays are global, `[N, ...]` over all devices
 nothing in a `DeviceState`, nor in a checkpoint, depends on the number of devices.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,15 +17,9 @@ from mjx_qflex.errors import UserError
 from mjx_qflex.parallel import AXIS
 from mjx_qflex.training import hosts
 from mjx_qflex.training.program import Program
-from mjx_qflex.training.state import DeviceState
-from mjx_qflex.training.worlds import Task
-from mjx_qflex.types import Algorithm, Metrics
 
 if TYPE_CHECKING:
     from mjx_qflex.training.loop import LoopConfig
-
-# (env, algorithm, config, device) -> (device, metrics)
-Advance = Callable[[Task, Algorithm, Any, DeviceState], tuple[DeviceState, Metrics]]
 
 
 def make_mesh(number: int | None = None) -> Mesh | None:
@@ -51,14 +44,12 @@ def share(config: "LoopConfig", number: int) -> "LoopConfig":
     """Returns the sizes of one of `number` devices; rings keep their number of rows.
 
     Raises:
-      UserError: worlds or batches cannot be shared equally.
+      UserError: worlds, batches or reset states cannot be shared equally.
     """
-    for name in ("num_envs", "batch_size"):
-        size = getattr(config, name)
+    sizes = {name: getattr(config, name) for name in ("num_envs", "batch_size", "reset_pool")}
+    for name, size in sizes.items():
         if size % number:
-            fits = max(
-                n for n in range(1, number) if config.num_envs % n == config.batch_size % n == 0
-            )
+            fits = max(n for n in range(1, number) if not any(s % n for s in sizes.values()))
             above = size + number - size % number
             raise UserError(
                 f"loop.{name}={size} cannot be shared equally by {number} devices; give {above}, "
@@ -74,26 +65,8 @@ def share(config: "LoopConfig", number: int) -> "LoopConfig":
         batch_size=config.batch_size // number,
         prefill_transitions=part(config.prefill_transitions),
         replay_capacity=part(config.replay_capacity),
-        reset_pool=part(config.reset_pool),
+        reset_pool=config.reset_pool // number,
     )
-
-
-def own_stream(advance: Advance) -> Advance:
-    """Returns `advance` with a stream of random numbers for each device, out of the common key."""
-
-    @functools.wraps(advance)
-    def on_device(
-        env: Task, algorithm: Algorithm, config: "LoopConfig", device: DeviceState
-    ) -> tuple[DeviceState, Metrics]:
-        axis_name, key = algorithm.axis_name, device.key
-        if axis_name is None:
-            return advance(env, algorithm, config, device)
-        index, number = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
-        own = device.replace(key=jax.random.fold_in(key, index))
-        device, metrics = advance(env, algorithm, config, own)
-        return device.replace(key=jax.random.fold_in(key, number)), metrics
-
-    return on_device
 
 
 def program(

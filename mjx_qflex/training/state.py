@@ -18,6 +18,8 @@ class DeviceState(struct.PyTreeNode):
     """All of a run that lives on the device, donated to every program that advances it."""
 
     env_state: State  # [N, ...]
+    pool: State  # [P, ...], reset states that ended worlds restart from
+    pool_age: jax.Array  # int32 [], steps that the pool has served
     carry: Carry  # [N, ...], the algorithm's acting state
     replay: ring.Replay  # [T, N, ...]
     learner: Learner
@@ -29,9 +31,11 @@ class DeviceState(struct.PyTreeNode):
 _REPLAY_AXES = dict.fromkeys((field.name for field in fields(ring.Replay)), 0)
 # Where `jax.vmap` finds the seeds of a population's state `[S, ...]`. All seeds write the same row
 # of their rings at the same time, so its number is one for all: a row number of each seed would
-# turn the write in place into a scatter.
+# turn the write in place into a scatter. All draw their pools at the same time, too.
 SEED_AXES = cast(Any, DeviceState)(
     env_state=0,
+    pool=0,
+    pool_age=None,
     carry=0,
     replay=cast(Any, ring.Replay)(**_REPLAY_AXES | {"row": None, "step": None}),
     learner=0,
@@ -43,6 +47,8 @@ SEED_AXES = cast(Any, DeviceState)(
 # Where the worlds are, which several devices share out; what has none is the same on all devices.
 WORLD_AXES = cast(Any, DeviceState)(
     env_state=0,
+    pool=0,
+    pool_age=None,
     carry=0,
     replay=ring.WORLD_AXES,
     learner=None,
