@@ -73,7 +73,9 @@ def main():
         report(name, kind, body, starts)
     for kind, body in tuple(kinds.items()) * 2:
         rate = speed.measure_port(body, BATCH[name])["steps/s"]
-        print(f"{name}, {BATCH[name]} worlds, {kind} paths: {rate:,.0f} physics steps/s", flush=True)
+        print(
+            f"{name}, {BATCH[name]} worlds, {kind} paths: {rate:,.0f} physics steps/s", flush=True
+        )
 
 
 if __name__ == "__main__":
