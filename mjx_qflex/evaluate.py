@@ -106,10 +106,13 @@ def _check_what(flags: argparse.Namespace) -> None:
     Raises:
       UserError: says what to give.
     """
-    if (flags.run is None) == (flags.policy is None):
+    if flags.run is None and flags.policy is None:
         raise UserError(
-            "give either --run=DIR, for example --run=runs/chain_reach-qflex-s0, or --policy=NAME"
+            "no run given; add --run=DIR, for example --run=runs/chain_reach-qflex-s0, or "
+            "--policy=NAME"
         )
+    if flags.run is not None and flags.policy is not None:
+        raise UserError("--run and --policy name two things; leave one of them out")
     if flags.policy is None and flags.output is not None:
         raise UserError("--output is of --policy; a run's evaluation goes into its folder")
     if flags.policy is not None and flags.guidance is not None:
