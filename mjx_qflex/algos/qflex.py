@@ -44,6 +44,8 @@ class QflexConfig:
     # Of the flow when acting; one lasts dt = 1 / euler_steps. 0: no flow, the source alone acts.
     euler_steps: int = 20
     flow_states: Literal["next", "current"] = "next"  # observations that the flow is trained on
+    # Share of each batch that the flow is trained on; its ascent is most of an update.
+    flow_share: float = 1.0
     bootstrap: Literal["source", "flow"] = "source"  # next action in the critic's target
     clip_target: bool = False  # project the ascent's iterates to the box of valid actions
     clip_stored_action: bool = False  # clip the flow's actions before they are stored
@@ -140,6 +142,8 @@ def make(
     positive = ("width", "depth", "learning_rate", "initial_std", "reward_scale", "output_gain")
     positive += ("ascent_steps", "ascent_step_size", "source_learning_rate")
     common.check_options("qflex", config, positive)
+    if not 0.0 < config.flow_share <= 1.0:
+        raise UserError(f"qflex has flow_share={config.flow_share}; give more than 0, at most 1")
     if config.euler_steps < 0:
         raise UserError(f"qflex has euler_steps={config.euler_steps}; give 0 or more")
     if metric is not None and metric.shape not in ((action_size,), (action_size,) * 2):
@@ -288,7 +292,8 @@ def _update(config, optimizers: Optimizers, metric, learner: QflexLearner, batch
     if learner.velocity is None:
         return QflexLearner(critics, source, None, temperature), metrics
     flow_obs = batch.next_obs if config.flow_states == "next" else batch.obs
-    time = jax.random.uniform(time_key, (noise.shape[0], 1))
+    flow_batch = math.ceil(config.flow_share * noise.shape[0])
+    time = jax.random.uniform(time_key, (flow_batch, 1))
     velocity, flow_metrics = _update_velocity(
         config,
         optimizers.general,
@@ -296,8 +301,8 @@ def _update(config, optimizers: Optimizers, metric, learner: QflexLearner, batch
         learner.velocity,
         folded(source),
         guides,
-        flow_obs,
-        noise,
+        flow_obs[:flow_batch],
+        noise[:flow_batch],
         time,
     )
     learner = QflexLearner(critics, source, velocity, temperature)
