@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -12,7 +13,15 @@ from conftest import compiling_once
 
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import assessment, checkpoint, driver, metrics, run, run_folder
+from mjx_qflex.training import (
+    assessment,
+    checkpoint,
+    driver,
+    folder_lock,
+    metrics,
+    run,
+    run_folder,
+)
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
 from mjx_qflex.training.loop import make_loop
@@ -301,3 +310,13 @@ def test_a_folder_of_another_run_is_refused_before_any_seed_trains(alone, tmp_pa
     with pytest.raises(UserError, match="preset=cpu.*preset=gpu"):
         train_seeds(tmp_path, [0, 1], 200, preset="gpu")
     assert {path.name for path in tmp_path.iterdir()} == {"1"}
+
+
+def test_a_folder_in_which_another_command_trains_is_refused(finished, copied):
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
+    with (
+        folder_lock.held([copied]),
+        pytest.raises(UserError, match=f"process {os.getpid()} on .* trains in"),
+    ):
+        train(copied, 200)
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before

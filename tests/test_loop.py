@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -195,8 +196,10 @@ def peak_bytes(program, loop):
     )
 
 
-def test_compiled_epoch_holds_one_ring():
-    config = LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 500_000})
+@pytest.mark.parametrize("dtype", get_args(ring.ObsDtype))
+def test_compiled_epoch_holds_one_ring(dtype):
+    sizes = {"replay_capacity": 500_000, "replay_obs_dtype": dtype}
+    config = LoopConfig(**{**CONFIG.__dict__, **sizes})
     loop, env = build(config)
     assert loop.replay_bytes > 10 * 2**20
     assert peak_bytes(loop.programs["epoch"], loop) < 1.2 * loop.replay_bytes

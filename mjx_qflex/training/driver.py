@@ -18,6 +18,7 @@ from mjx_qflex.errors import UserError
 from mjx_qflex.parallel import AXIS
 from mjx_qflex.training import (
     checkpoint,
+    folder_lock,
     hosts,
     program_store,
     reporting,
@@ -86,12 +87,31 @@ def train_seeds(
       compiled: folder of compiled programs, what `program_store.enable` returned; None has none.
 
     Raises:
-      UserError: a folder is not writable or holds another run, memory or disk do not suffice,
-        several at once of an on-policy algorithm or on several devices, or devices that are not
-        there or cannot share the worlds or batches; nothing is written then.
+      UserError: a folder is not writable, holds another run or is in another process's hands,
+        memory or disk do not suffice, several at once of an on-policy algorithm or on several
+        devices, or devices that are not there or cannot share the worlds or batches; nothing is
+        written then.
       Interrupted: the user stopped it; what was trained is saved.
     """
     mesh, at_once = _shared_out(asked.algo, at_once, devices)
+    for folder in folders.values():
+        run_folder.check_writable(folder)
+    with hosts.first_alone(folder_lock.held(list(folders.values()))):
+        _train_unfinished(asked, folders, command, interrupt, say, video, at_once, mesh, compiled)
+
+
+def _train_unfinished(
+    asked: Config,
+    folders: Mapping[int, Path],
+    command: str,
+    interrupt: Interrupt,
+    say: Say,
+    video: bool,
+    at_once: int | None,
+    mesh: Mesh | None,
+    compiled: Path | None,
+) -> None:
+    """Trains the seeds that are not finished; `train_seeds` holds their folders."""
     members = [
         member
         for seed, folder in folders.items()
@@ -184,7 +204,6 @@ def _shared_out(
 
 def _unfinished(asked: Config, folder: Path, say: Say) -> Member | None:
     """Returns the run to train in `folder`, None where it is finished."""
-    run_folder.check_writable(folder)
     config = run_folder.settle(asked, folder)
     if not run_folder.is_finished(config, folder):
         return Member(config, folder)

@@ -5,9 +5,10 @@ they must all call in the same order. So what one of them alone can know, such a
 time, they agree on between epochs. The first owns the run folder and does the talking.
 """
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,26 @@ def several() -> bool:
 def is_first() -> bool:
     """Returns whether this process owns the run folder."""
     return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def first_alone(context: contextlib.AbstractContextManager) -> Iterator[None]:
+    """Enters a context in the first process alone; what it refuses, all processes refuse.
+
+    Raises:
+      UserError: the first process's own, or that there was one.
+    """
+    refused: UserError | None = None
+    with contextlib.ExitStack() as stack:
+        if is_first():
+            try:
+                stack.enter_context(context)
+            except UserError as error:
+                refused = error
+        (failed,) = largest(refused is not None)
+        if failed:
+            raise refused or UserError("the first process refuses this command; see what it says")
+        yield
 
 
 def barrier(name: str) -> None:
