@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from mjx_qflex import bounds
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
@@ -43,12 +44,16 @@ class FlagParser(argparse.ArgumentParser):
         """Parses all of `arguments`.
 
         Raises:
-          UserError: an unknown flag, or a value of the wrong type.
+          UserError: an unknown flag, or a value of the wrong type, out of range or empty.
         """
         flags, unknown = self.parse_known_args(arguments)
         if unknown:
             known = [name for action in self._actions for name in action.option_strings]
             raise unknown_name("flag", unknown[0].partition("=")[0], known)
+        for argument in arguments:
+            if not argument or argument.startswith("--") and argument.endswith("="):
+                raise UserError(f"{argument or repr('')} has no value; give one, or leave it out")
+        bounds.check_flags(vars(flags))
         return flags
 
 
@@ -75,6 +80,14 @@ def whole_number_flag(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no whole number; give one such as 3 or 1e6"
         ) from None
+
+
+def number_flag(text: str) -> float:
+    """Reads the value of a flag that need not be whole, as argparse's `type`."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; give one such as 0.5") from None
 
 
 def quiet_imports() -> contextlib.AbstractContextManager:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mjx_qflex import algos, presets, tasks
+from mjx_qflex import algos, bounds, presets, tasks
 from mjx_qflex.commands import whole_number
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
@@ -38,10 +38,11 @@ class Config:
     task_config: Any  # the task's config dataclass
 
     def __post_init__(self):
-        for name, lowest in (("total_steps", 1), ("evaluations", 0), ("seed", 0)):
-            if getattr(self, name) < lowest:
-                value = getattr(self, name)
-                raise UserError(f"{name} is {value}; it must be {lowest} or more")
+        bounds.check("", vars(self))
+        for name, field in GROUPS.items():
+            options = getattr(self, field)
+            if dataclasses.is_dataclass(options):
+                bounds.check(f"{name}.", vars(options), self.algo if name == "algo" else "")
 
 
 # What `--set` may name: a group of options, or a field of the run itself.

@@ -137,11 +137,7 @@ def make(
     Raises:
       UserError: an option's value is refused.
     """
-    positive = ("width", "depth", "learning_rate", "initial_std", "reward_scale", "output_gain")
-    positive += ("ascent_steps", "ascent_step_size", "source_learning_rate")
-    common.check_options("qflex", config, positive)
-    if config.euler_steps < 0:
-        raise UserError(f"qflex has euler_steps={config.euler_steps}; give 0 or more")
+    common.check_options("qflex", config)
     if metric is not None and metric.shape not in ((action_size,), (action_size,) * 2):
         raise UserError(
             f"the metric has shape {metric.shape}; give ({action_size},) or "

@@ -24,9 +24,18 @@ def parser() -> commands.FlagParser:
     add("--retarget", help="make a motion file of this .amc, .bvh or .csv file")
     add("--body", default="ms_human", help="on which body (default: ms_human)")
     add("--output", help="the .mp4 or .csv file to write (default: named after the motion, here)")
-    add("--rate", type=float, help="frames/s of the recording (default: its own; 120 for .amc)")
-    add("--start", type=float, default=0.0, help="first second of the recording (default: 0)")
-    add("--stop", type=float, help="last second of the recording (default: its end)")
+    add(
+        "--rate",
+        type=commands.number_flag,
+        help="frames/s of the recording (default: its own; 120 for .amc)",
+    )
+    add(
+        "--start",
+        type=commands.number_flag,
+        default=0.0,
+        help="first second of the recording (default: 0)",
+    )
+    add("--stop", type=commands.number_flag, help="last second of the recording (default: its end)")
     return flags
 
 

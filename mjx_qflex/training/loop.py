@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from brax.envs.base import State
 from jax.sharding import Mesh
 
-from mjx_qflex import parallel
+from mjx_qflex import bounds, parallel
 from mjx_qflex.conditional import when
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
@@ -83,14 +83,7 @@ class LoopConfig:
     eval_envs: int = 64
 
     def __post_init__(self):
-        for name in ("updates_per_step", "prefill_transitions", "replay_capacity"):
-            if getattr(self, name) < 0:
-                raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 0 or more")
-        positive = ("num_envs", "batch_size", "steps_per_epoch", "eval_envs")
-        positive += ("reset_pool", "reset_pool_steps")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 1 or more")
+        bounds.check("loop.", vars(self))
         names = {
             "prefill_actions": PrefillActions,
             "replay_obs_dtype": ring.ObsDtype,

@@ -10,6 +10,7 @@ from mjx_qflex import config as configs
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import assessment, checkpoint, reporting
+from mjx_qflex.training.replay import num_rows
 from mjx_qflex.training.state import RunState
 
 CHECKPOINTS = "checkpoints"  # folder of checkpoints in the run folder
@@ -72,7 +73,12 @@ def check_writable(folder: Path) -> None:
 
 
 def settle(asked: Config, folder: Path) -> Config:
-    """Returns the config to run with: that of the run in `folder`, where there is one."""
+    """Returns the config to run with: that of the run in `folder`, where there is one.
+
+    Raises:
+      UserError: the folder holds another run or is damaged, or there is nothing to train.
+    """
+    _require_training(asked)
     if (folder / configs.FILE_NAME).exists():
         return configs.continued(configs.load(folder), asked)
     if checkpoint.newest(folder / CHECKPOINTS) is not None:
@@ -80,6 +86,16 @@ def settle(asked: Config, folder: Path) -> Config:
             f"{folder} holds checkpoints but no {configs.FILE_NAME}; choose another --logdir"
         )
     return asked
+
+
+def _require_training(config: Config) -> None:
+    prefill = getattr(config.loop, "prefill_transitions", 0)
+    filled = num_rows(config.loop.num_envs, prefill) * config.loop.num_envs
+    if config.total_steps <= filled:
+        raise UserError(
+            f"total_steps is {config.total_steps:,}, and the first {filled:,} transitions only "
+            "fill the replay; give more, or a smaller loop.prefill_transitions"
+        )
 
 
 def is_finished(config: Config, folder: Path) -> bool:
