@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mjx_qflex import commands
+from mjx_qflex import commands, files
 from mjx_qflex.commands import number_flag, say, whole_number_flag
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
@@ -103,11 +103,15 @@ def benchmark(arguments: Sequence[str], interrupt: Interrupt) -> None:
     if not flags.task:
         raise UserError("no task given; add --task=NAME, for example --task=ms_human_walk")
     check(flags)
+    if flags.output:
+        files.check_output_folder(flags.output)
     if flags.compare is not None:  # the device's memory is for the compared processes
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     say("loading JAX ...")
     with commands.quiet_imports():
         from mjx_qflex.benchmarking import results
+        from mjx_qflex.training import hosts
+    hosts.backend()  # refuses devices that are not there
     command = shlex.join(["python", "-m", "mjx_qflex.benchmark", *arguments])
     found = interrupt.attempt(results.measure, flags, resolve(flags), command, say)
     print("\n" + interrupt.attempt(results.keep, found, flags.output))

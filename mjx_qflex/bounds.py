@@ -131,6 +131,9 @@ RANGES: dict[str, Range] = {
     "--seconds": SECONDS,
     "--limit": SECONDS,
     "--peak_tflops": Range(0, 1e9, above=True),
+    "--batches": BATCH,
+    "--raw_batches": BATCH,
+    "--raw_limit": SECONDS,
     "--rate": Range(1, 10_000),  # frames/s
     "--start": Range(0, 10**6),
     "--stop": SECONDS,

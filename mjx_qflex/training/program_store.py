@@ -29,6 +29,8 @@ import numpy as np
 from jax.experimental import serialize_executable
 
 from mjx_qflex import resources
+from mjx_qflex.errors import UserError
+from mjx_qflex.training import hosts
 
 Say = Callable[[str], None]
 FORMAT = "1"  # of what is kept
@@ -145,11 +147,19 @@ def enable(say: Say) -> Path | None:
 
     Returns:
       The folder of executables, None where there is to be none or it cannot be written to.
+
+    Raises:
+      UserError: JAX finds no device.
     """
+    hosts.backend()
     if not jax.config.jax_enable_compilation_cache:
         return None
     chosen = jax.config.jax_compilation_cache_dir
-    folder = Path(chosen or resources.cache_folder() / "compiled" / machine()[:16])
+    try:
+        folder = Path(chosen or resources.cache_folder() / "compiled" / machine()[:16])
+    except UserError as error:
+        say(f"compiling without a cache: {error}")
+        return None
     try:
         for place in (folder if chosen else folder / JAX, folder / EXECUTABLES):
             place.mkdir(parents=True, exist_ok=True)

@@ -116,9 +116,13 @@ class Run:
             ]
             for index, member in enumerate(self.members):
                 rows = metrics.read_rows(member.folder)
-                self.seconds[index] = rows[-1]["seconds"] if rows else 0.0
-                evaluated = [row for row in rows if not np.isnan(row["evaluation/return"])]
-                self.evaluated_transitions = evaluated[-1]["transitions"] if evaluated else 0.0
+                self.seconds[index] = rows[-1].get("seconds", 0.0) if rows else 0.0
+                evaluated = [
+                    row["transitions"]
+                    for row in rows
+                    if not np.isnan(row.get("evaluation/return", np.nan))
+                ]
+                self.evaluated_transitions = max(evaluated, default=0.0)
         (self.evaluated_transitions,) = hosts.largest(self.evaluated_transitions)
 
     def _restore(self) -> None:

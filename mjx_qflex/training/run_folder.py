@@ -1,15 +1,18 @@
 """The run folder: whether a run may be written there, and what one already there agrees on."""
 
+import contextlib
 import dataclasses
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mjx_qflex import config as configs
+from mjx_qflex import files
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import assessment, checkpoint, reporting
+from mjx_qflex.training import assessment, checkpoint, metrics, reporting
 from mjx_qflex.training.replay import num_rows
 from mjx_qflex.training.state import RunState
 
@@ -59,16 +62,16 @@ def check_writable(folder: Path) -> None:
     Raises:
       UserError: they cannot; says why.
     """
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        with contextlib.suppress(FileNotFoundError):
+            folder.stat()  # refuses a name that no file can have
+        place = next(place for place in (folder, *folder.parents) if place.exists())
         with tempfile.TemporaryFile(dir=place):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot write in the run folder {folder}: {error.strerror} ({place}); choose another "
-            "with --logdir"
+            f"cannot write in the run folder {folder}: {files.reason(error)}; choose another with "
+            "--logdir"
         ) from error
 
 
@@ -79,13 +82,28 @@ def settle(asked: Config, folder: Path) -> Config:
       UserError: the folder holds another run or is damaged, or there is nothing to train.
     """
     _require_training(asked)
+    _check_kinds(folder)
+    checkpoints = checkpoint.newest(folder / CHECKPOINTS) is not None
+    rows = metrics.read_rows(folder)
     if (folder / configs.FILE_NAME).exists():
-        return configs.continued(configs.load(folder), asked)
-    if checkpoint.newest(folder / CHECKPOINTS) is not None:
+        # One that was stopped before it trained leaves a config, and nothing that it is needed for.
+        trained = checkpoints or rows or assessment.load(folder)
+        return configs.continued(configs.load(folder), asked) if trained else asked
+    if checkpoints:
         raise UserError(
             f"{folder} holds checkpoints but no {configs.FILE_NAME}; choose another --logdir"
         )
     return asked
+
+
+def _check_kinds(folder: Path) -> None:
+    """Refuses a file where a run has a folder, and the other way around."""
+    for name in (CHECKPOINTS, metrics.TENSORBOARD_FOLDER):
+        if os.path.lexists(folder / name) and not (folder / name).is_dir():
+            raise UserError(f"{folder / name} is no folder; choose another --logdir, or remove it")
+    for name in (configs.FILE_NAME, metrics.FILE_NAME, assessment.FILE_NAME):
+        if os.path.lexists(folder / name) and not (folder / name).is_file():
+            raise UserError(f"{folder / name} is no file; choose another --logdir, or remove it")
 
 
 def _require_training(config: Config) -> None:
