@@ -119,6 +119,19 @@ def find(name: str) -> Path:
     return _folder() / f"{name}.csv"
 
 
+def user_files(name: str) -> list[Path]:
+    """The files that a motion's name stands for, the skeleton of a recording among them.
+
+    None where it is one of those shipped; the first is the motion itself, there or not.
+    """
+    path = Path(name)
+    if path.suffix.lower() not in (".csv", *RECORDINGS):
+        return []
+    if path.suffix.lower() == ".amc" and path.is_file():
+        return [path, recordings.skeleton_of(path)]
+    return [path]
+
+
 def _folder() -> Path:
     return resources.data_folder("assets") / "motions"
 

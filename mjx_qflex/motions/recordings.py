@@ -85,7 +85,7 @@ def read(path: Path, rate: float | None = None, up: Up | None = None) -> Recordi
             bones, frames, own_rate = _read_bvh(_text(path))
             names = _BVH_NAMES
         else:
-            bones, unit = _read_asf(_text(_skeleton_of(path)))
+            bones, unit = _read_asf(_text(skeleton_of(path)))
             frames, own_rate = _read_amc(_text(path), bones, unit), AMC_RATE
             names = _ASF_NAMES
         with np.errstate(all="ignore"):
@@ -144,8 +144,14 @@ def _up_axis(path: Path, centres: dict[str, np.ndarray]) -> Up:
     return "y" if y > z else "z"
 
 
-def _skeleton_of(path: Path) -> Path:
-    """`16_35.amc` is of `16_35.asf`, or of subject 16's `16.asf`, or of the only skeleton there."""
+def skeleton_of(path: Path) -> Path:
+    """Returns the `.asf` file of an `.amc` file.
+
+    `16_35.amc` is of `16_35.asf`, or of subject 16's `16.asf`, or of the only skeleton there.
+
+    Raises:
+      UserError: there is none.
+    """
     candidates = [path.with_suffix(".asf"), path.with_name(f"{path.stem.split('_')[0]}.asf")]
     others = sorted(path.parent.glob("*.asf"))
     for candidate in candidates + (others if len(others) == 1 else []):

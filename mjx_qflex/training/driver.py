@@ -20,6 +20,7 @@ from mjx_qflex.training import (
     checkpoint,
     folder_lock,
     hosts,
+    inputs,
     program_store,
     reporting,
     run_folder,
@@ -120,7 +121,8 @@ def _train_unfinished(
     if not members:
         return
     say(f"building the task {asked.task}")
-    env, algorithm = interrupt.attempt(build, asked, None if mesh is None else AXIS)
+    available = inputs.found(members[0].config, members[0].folder)
+    env, algorithm = interrupt.attempt(build, available, None if mesh is None else AXIS)
     members = _settle_capacity(members, env, at_once, mesh)
     kind = OnPolicyRun if algos.entry(asked.algo).on_policy else Run
     loops = _make_loops(kind, asked, env, algorithm, mesh, compiled, say)

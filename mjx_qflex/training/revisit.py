@@ -10,7 +10,15 @@ from mjx_qflex import algos
 from mjx_qflex import config as configs
 from mjx_qflex.algos import qgf
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import assessment, checkpoint, driver, guidance, reporting, run_folder
+from mjx_qflex.training import (
+    assessment,
+    checkpoint,
+    driver,
+    guidance,
+    inputs,
+    reporting,
+    run_folder,
+)
 from mjx_qflex.training.assessment import TimedTask
 from mjx_qflex.training.driver import Say
 from mjx_qflex.training.interrupt import Interrupt
@@ -122,7 +130,7 @@ def restore(folder: Path, interrupt: Interrupt, say: Say) -> Trained:
     if newest is None:
         raise UserError(f"the run in {folder} has no checkpoint yet; train it first")
     say(f"building the task {config.task}")
-    env, algorithm = interrupt.attempt(driver.build, config)
+    env, algorithm = interrupt.attempt(driver.build, inputs.kept(config, folder))
     key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
     learner = checkpoint.restore_learner(newest, jax.eval_shape(algorithm.init, key))
     transitions = checkpoint.read_about(newest).counters["transitions"]

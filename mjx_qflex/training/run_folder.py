@@ -12,7 +12,7 @@ from mjx_qflex import config as configs
 from mjx_qflex import files
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import assessment, checkpoint, metrics, reporting
+from mjx_qflex.training import assessment, checkpoint, inputs, metrics, reporting
 from mjx_qflex.training.replay import num_rows
 from mjx_qflex.training.state import RunState
 
@@ -41,8 +41,9 @@ class Member:
         return replace(self, config=replace(self.config, loop=loop))
 
     def save_config(self) -> None:
-        """Writes the config; makes the folder where missing."""
+        """Writes the config and the files that it names; makes the folder where missing."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        inputs.keep(self.config, self.folder)
         configs.save(self.config, self.folder)
 
     def restore(self, shapes: RunState) -> RunState:
@@ -88,7 +89,10 @@ def settle(asked: Config, folder: Path) -> Config:
     if (folder / configs.FILE_NAME).exists():
         # One that was stopped before it trained leaves a config, and nothing that it is needed for.
         trained = checkpoints or rows or assessment.load(folder)
-        return configs.continued(configs.load(folder), asked) if trained else asked
+        if not trained:
+            return asked
+        inputs.check(asked, folder)
+        return configs.continued(configs.load(folder), asked)
     if checkpoints:
         raise UserError(
             f"{folder} holds checkpoints but no {configs.FILE_NAME}; choose another --logdir"
