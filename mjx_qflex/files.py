@@ -82,6 +82,31 @@ def reason(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
+def who_else_writes(folder: Path) -> str | None:
+    """Returns in words why others than this user could change files in a folder, None if not.
+
+    What is loaded as a program must lie where nobody else can put it: neither in the folder nor by
+    way of those above it.
+    """
+    own, others = os.getuid(), stat.S_IWOTH
+    for place in (folder.resolve(), *folder.resolve().parents):
+        found = place.stat()
+        if found.st_uid not in (own, 0) or (found.st_uid != own and place == folder.resolve()):
+            return f"{place} belongs to another user"
+        open_to_group = found.st_mode & stat.S_IWGRP and found.st_gid not in (os.getgid(), 0)
+        kept_apart = found.st_mode & stat.S_ISVTX and place != folder.resolve()
+        if (found.st_mode & others or open_to_group) and not kept_apart:
+            return f"others can write in {place}"
+    return None
+
+
+def is_own(handle: int) -> bool:
+    """Returns whether an open file is a plain one that only this user can have written."""
+    found = os.fstat(handle)
+    mine = found.st_uid == os.getuid() and not found.st_mode & stat.S_IWOTH
+    return mine and stat.S_ISREG(found.st_mode)
+
+
 def read_text(path: Path) -> str:
     """Reads a text file in UTF-8, with or without a byte order mark.
 
