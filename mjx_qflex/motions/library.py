@@ -1,5 +1,6 @@
 """Finds a motion by name or path and fits it to a body."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,7 +112,7 @@ def find(name: str) -> Path:
       UserError: there is none.
     """
     if Path(name).suffix.lower() in (".csv", *RECORDINGS):
-        if not Path(name).is_file():
+        if not os.path.isfile(name):
             raise UserError(f"no motion file {name}; name an existing .csv, .amc or .bvh file")
         return Path(name)
     if name not in names():

@@ -6,6 +6,7 @@ directions only. Written from the formats' descriptions (Biovision; Acclaim "ASF
 pages of the CMU Motion Capture Database).
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ def read(path: Path, rate: float | None = None, up: Up | None = None) -> Recordi
       UserError: no such file or skeleton, not that format, a joint centre is missing, or the
         body does not stand and `up` is not given.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # of a name too long, too
         raise UserError(f"no motion file {path}; name an existing .csv, .amc or .bvh file")
     try:
         if path.suffix.lower() == ".bvh":

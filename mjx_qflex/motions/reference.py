@@ -8,6 +8,7 @@ the numbers come from.
 """
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: there is no such file, or it is not a table of numbers with a column `time`.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # of a name too long, too
         raise UserError(f"no motion file {path}; name an existing CSV file")
     try:
         # Comments may be in any language's letters; names and numbers are in ASCII.

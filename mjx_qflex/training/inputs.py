@@ -6,6 +6,7 @@ inputs/my_run.csv            the file as it was when the run began
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def check(config: Config, folder: Path) -> None:
     digests = _digests(folder)
     for path in _given(config):
         known = digests.get(path.name)
-        if known is not None and path.is_file() and _digest(path) != known:
+        if known is not None and os.path.isfile(path) and _digest(path) != known:
             raise UserError(
                 f"{path} has changed since the run in {folder} began; put it back (a copy is in "
                 f"{folder / FOLDER}), or choose another --logdir"
@@ -36,7 +37,7 @@ def check(config: Config, folder: Path) -> None:
 
 def keep(config: Config, folder: Path) -> None:
     """Copies the user's files into the run folder, unless they are there."""
-    given = {path.name: path for path in _given(config) if path.is_file()}
+    given = {path.name: path for path in _given(config) if os.path.isfile(path)}
     digests = {name: _digest(path) for name, path in given.items()}
     if not given or digests == _digests(folder):
         return
@@ -52,7 +53,7 @@ def found(config: Config, folder: Path) -> Config:
     Raises:
       UserError: a copy that is needed is damaged.
     """
-    present = all(path.is_file() for path in _given(config))
+    present = all(os.path.isfile(path) for path in _given(config))
     return config if present else kept(config, folder)
 
 
