@@ -166,3 +166,16 @@ def test_results_without_their_checkpoints_hold_the_folder(copied, left):
 def test_a_folder_of_an_impossible_name_is_refused(tmp_path, name):
     with pytest.raises(UserError, match="cannot write in the run folder"):
         train(tmp_path / name, resolve())
+
+
+def test_worlds_that_break_are_spoken_of_at_once(tmp_path, monkeypatch):
+    """Every episode ends non-finite: said after the first epoch, once."""
+    env = toy_envs.Counter(death_label=0.0, poison_label=-1.0, poison_time=0)
+    algorithm = toy_envs.random_algorithm(env.observation_size, 1)
+    monkeypatch.setattr(driver, "build", lambda config, axis_name=None: (env, algorithm))
+    words = []
+    train(tmp_path / "run", resolve("evaluations=0"), words.append)
+    said = [place for place, line in enumerate(words) if "went non-finite" in line]
+    first_line = next(place for place, line in enumerate(words) if "transitions |" in line)
+    assert len(said) == 1 and said[0] < first_line
+    assert "40 times in this epoch of 4 worlds" in words[said[0]]

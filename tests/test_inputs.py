@@ -5,11 +5,14 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import toy_envs
 from test_motion_files import RUN, write_acclaim
 
 from mjx_qflex import config as configs
+from mjx_qflex import evaluate
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import inputs
+from mjx_qflex.training import driver, inputs
+from mjx_qflex.training.interrupt import Interrupt
 from mjx_qflex.training.run_folder import Member
 
 
@@ -88,3 +91,40 @@ def test_shipped_motions_need_no_copy(tmp_path):
     Member(config, tmp_path / "run").save_config()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
     assert inputs.found(config, tmp_path) == inputs.kept(config, tmp_path) == config
+
+
+SIZES = (
+    "loop.num_envs=4", "loop.batch_size=8", "loop.steps_per_epoch=10", "loop.replay_capacity=400",
+    "loop.prefill_transitions=40", "loop.reset_pool=4", "loop.eval_envs=4", "evaluations=0",
+)  # fmt: skip
+
+
+def test_a_run_is_evaluated_and_resumed_from_anywhere(tmp_path, monkeypatch):
+    """With a toy in place of the body: what counts is which motion it would have had."""
+    built = []
+
+    def build(config, axis_name=None):
+        built.append(config.task_config.motion)
+        env = toy_envs.ActionReward()
+        return env, toy_envs.random_algorithm(env.observation_size, env.action_size)
+
+    def train(total_steps):
+        sets = (*SIZES, "task.motion=mine.csv")
+        config = configs.resolve("ms_human_run", total_steps=total_steps, sets=sets, device="cpu")
+        with Interrupt(lambda line: None) as interrupt:
+            driver.train(config, folder, "command", interrupt, lambda line: None, video=False)
+
+    monkeypatch.setattr(driver, "build", build)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    shutil.copy(RUN, "mine.csv")
+    folder, copy = tmp_path / "run", str(tmp_path / "run" / "inputs" / "mine.csv")
+    train(80)
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main([f"--run={folder}", "--episodes=4", "--no-video"]) == 0
+    train(120)
+    assert built == ["mine.csv", copy, copy]
+    (tmp_path / "mine.csv").write_text("another")
+    with pytest.raises(UserError, match="mine.csv has changed"):
+        train(160)
+    assert configs.load(folder).task_config.motion == "mine.csv"

@@ -329,7 +329,14 @@ def test_impossible_sizes_are_refused(field, value):
 
 def test_ring_that_cannot_fit_is_refused_before_allocation():
     with pytest.raises(UserError, match=r"GiB.*loop\.replay_capacity"):
-        build(LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 10**14}))
+        build(LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 10**12}))
+
+
+def test_a_state_that_cannot_fit_is_refused_before_allocation():
+    loop, env = build(CONFIG)
+    algorithm = algos.make("sac", algos.entry("sac").config_class(width=2**16, depth=100), 2, 1)
+    with pytest.raises(UserError, match=r"the run's state needs .* GiB.*algo\.width"):
+        make_loop(env, algorithm, CONFIG)
 
 
 def test_compiler_options_of_the_environment_are_for_the_cpu(monkeypatch):

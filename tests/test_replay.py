@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mjx_qflex.errors import UserError
+from mjx_qflex.training import memory
 from mjx_qflex.training import replay as ring
 from mjx_qflex.types import Transition
 
@@ -325,5 +326,5 @@ def test_refuses_what_does_not_fit():
 
 
 def test_free_memory_is_known_and_plausible():
-    free = ring.free_device_bytes()
+    free = memory.free_device_bytes()
     assert free is not None and 2**20 < free < 2**50

@@ -21,6 +21,7 @@ from mjx_qflex.training import (
     folder_lock,
     hosts,
     inputs,
+    memory,
     program_store,
     reporting,
     run_folder,
@@ -231,7 +232,7 @@ def _settle_capacity(
     if capacity == 0:
         sharing = min(at_once or (1 if jax.default_backend() == "cpu" else 2**31), len(members))
         whole = replace(config.loop, replay_capacity=config.total_steps)
-        free = ring.free_device_bytes()
+        free = memory.free_device_bytes()
         if free is not None:
             free = sharding.free_together(mesh, free) // sharing
         layout = replay_layout(env, whole, worlds.reset_shapes(env))
@@ -250,7 +251,7 @@ def _number_at_once(alone: Loop, number: int, asked: int | None, say: Say) -> in
     if jax.default_backend() == "cpu":
         say("one seed after the other: side by side is no faster on a CPU (see --seeds_at_once)")
         return 1
-    free = ring.free_device_bytes()
+    free = memory.free_device_bytes()
     if free is None:
         return number
     # A checkpoint takes a copy of one seed's state.

@@ -25,7 +25,7 @@ from mjx_qflex import bounds, parallel
 from mjx_qflex.conditional import when
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.training import evaluation, sharding, worlds
+from mjx_qflex.training import evaluation, memory, sharding, worlds
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import reduce_metrics
 from mjx_qflex.training.compiled import Loop
@@ -120,7 +120,8 @@ def make_loop(
       store: where compiled programs of this environment and algorithm are kept; None is nowhere.
 
     Raises:
-      UserError: the replay does not fit on the device, or the devices cannot share the sizes.
+      UserError: the replay or the state does not fit on the device, or the devices cannot share the
+        sizes.
     """
     programs = {
         **_training_programs(env, algorithm, config, num_seeds, mesh),
@@ -130,8 +131,11 @@ def make_loop(
         for name, one in programs.items():
             one.store = store.of(name, config, num_seeds)
     shapes = programs["init"].shapes(key_shape(num_seeds))
-    replay_bytes = ring.num_bytes(shapes.replay)
-    ring.check_fits(sharding.bytes_of_each(mesh, replay_bytes), ring.free_device_bytes())
+    replay_bytes, state_bytes = ring.num_bytes(shapes.replay), ring.num_bytes(shapes)
+    free = memory.free_device_bytes()
+    ring.check_fits(sharding.bytes_of_each(mesh, replay_bytes), free)
+    whole = sharding.bytes_of_each(mesh, state_bytes)
+    ring.check_fits(whole, free, "the run's state", "loop.num_envs, algo.width or algo.depth")
     prefill_steps = _prefill_steps(config)
 
     def init(key: jax.Array) -> RunState:
@@ -162,7 +166,7 @@ def make_loop(
         rollout=partial(evaluation.record, programs["rollout"]),
         programs=programs,
         replay_bytes=replay_bytes,
-        state_bytes=ring.num_bytes(shapes),
+        state_bytes=state_bytes,
         num_seeds=num_seeds,
         mesh=mesh,
     )

@@ -19,10 +19,8 @@ Every array has the worlds' axis; only the two counters of vector steps are comm
 
 import bisect
 import math
-import os
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import chex
@@ -358,47 +356,19 @@ def num_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def check_fits(needed: int, free: int | None) -> None:
-    """Refuses a ring of `needed` bytes that the `free` bytes of the device cannot hold.
+def check_fits(
+    needed: int,
+    free: int | None,
+    what: str = "the replay",
+    keys: str = "loop.replay_capacity",
+) -> None:
+    """Refuses `what`, of `needed` bytes, where the `free` bytes of the device cannot hold it.
 
     Raises:
-      UserError: it does not fit; the message names both sizes and the key to lower.
+      UserError: it does not fit; the message names both sizes and the `keys` to lower.
     """
     if free is not None and needed > USABLE_SHARE * free:
         raise UserError(
-            f"the replay needs {needed / GIB:.2f} GiB, but {free / GIB:.2f} GiB are free on the "
-            f"device, of which {USABLE_SHARE:.0%} may go to it; lower loop.replay_capacity"
+            f"{what} needs {needed / GIB:.2f} GiB, but {free / GIB:.2f} GiB are free on the "
+            f"device, of which {USABLE_SHARE:.0%} may go to it; lower {keys}"
         )
-
-
-def free_device_bytes() -> int | None:
-    """Returns the bytes free on the default device, None where the platform does not tell."""
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
-        return _free_host_bytes()
-    stats = device.memory_stats() or {}
-    if "bytes_limit" not in stats:
-        return None
-    return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-
-
-def _free_host_bytes() -> int | None:
-    """Returns the free memory of the host, or of its control group where that is less."""
-    free = []
-    available = _numbers(Path("/proc/meminfo")).get("MemAvailable:")
-    if available is not None:
-        free.append(available * 1024)
-    elif "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and limit.read_text().strip().isdigit():
-        # Not memory.current: that counts the file cache, which gives way.
-        used = _numbers(limit.with_name("memory.stat")).get("anon", 0)
-        free.append(int(limit.read_text()) - used)
-    return min(free, default=None)
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """Returns the lines "name number ..." of a file by name; none where there is no such file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {name: int(value) for name, value, *_ in map(str.split, lines)}

@@ -168,7 +168,7 @@ def _lines(path: Path, data: Table, table: str) -> list[Table]:
     named: dict[str, Table] = {}
     for line in lines:
         _check(path, line, LINE_KEYS, f"[[{table}]]")
-        name = line.get("name") or line.get(TABLES[table])
+        name = line.get("name", line.get(TABLES[table]))
         if name is None:
             raise UserError(f"{path}: a [[{table}]] has no name; add name = ...")
         if not NAME.fullmatch(name):
