@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mjx_qflex import commands
-from mjx_qflex.commands import say, whole_number_flag
+from mjx_qflex import commands, files
+from mjx_qflex.commands import number_flag, say, whole_number_flag
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
 from mjx_qflex.training.interrupt import Interrupt
@@ -46,7 +46,7 @@ def make_parser() -> commands.FlagParser:
     )
     add("--preset", help="sizes and settings (default: by the device)")
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="as of train; repeatable")
-    add("--seconds", type=float, default=1.0, help="of each round (default: 1)")
+    add("--seconds", type=number_flag, default=1.0, help="of each round (default: 1)")
     add("--repeats", type=whole_number_flag, default=5, help="rounds (default: 5)")
     add(
         "--compare",
@@ -60,8 +60,12 @@ def make_parser() -> commands.FlagParser:
         type=whole_number_flag,
         help="of the compared processes, each number in turn (default: all)",
     )
-    add("--limit", type=float, default=300.0, help="s that a peer may take (default: 300)")
-    add("--peak_tflops", type=float, help="of this device, for the roofline (default: datasheet's)")
+    add("--limit", type=number_flag, default=300.0, help="s that a peer may take (default: 300)")
+    add(
+        "--peak_tflops",
+        type=number_flag,
+        help="of this device, for the roofline (default: datasheet's)",
+    )
     add("--output", type=Path, help="folder for JSON, CSV, table and plot (default: none is kept)")
     add("--table", type=Path, metavar="FOLDER", help="print what is kept in FOLDER, and no more")
     return parser
@@ -71,18 +75,8 @@ def check(flags: "argparse.Namespace") -> None:
     """Refuses flags that make no sense.
 
     Raises:
-      UserError: a number out of range, an unknown peer.
+      UserError: an unknown peer, or cores that are not there or not asked for.
     """
-    numbers = {"--repeats": [flags.repeats], "--num_envs": flags.num_envs or []}
-    numbers |= {"--batch_size": flags.batch_size, "--cores": flags.cores or []}
-    for flag, values in numbers.items():
-        for value in values:
-            if value < 1:
-                raise UserError(f"{flag} is {value}; it must be 1 or more")
-    for flag in ("seconds", "limit", "peak_tflops"):
-        value = getattr(flags, flag)
-        if value is not None and not value > 0.0:
-            raise UserError(f"--{flag} is {value:g}; it must be more than 0")
     for peer in flags.compare or []:
         if peer not in COMPARED:
             raise unknown_name("peer to --compare", peer, COMPARED)
@@ -109,11 +103,15 @@ def benchmark(arguments: Sequence[str], interrupt: Interrupt) -> None:
     if not flags.task:
         raise UserError("no task given; add --task=NAME, for example --task=ms_human_walk")
     check(flags)
+    if flags.output:
+        files.check_output_folder(flags.output)
     if flags.compare is not None:  # the device's memory is for the compared processes
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     say("loading JAX ...")
     with commands.quiet_imports():
         from mjx_qflex.benchmarking import results
+        from mjx_qflex.training import hosts
+    hosts.backend()  # refuses devices that are not there
     command = shlex.join(["python", "-m", "mjx_qflex.benchmark", *arguments])
     found = interrupt.attempt(results.measure, flags, resolve(flags), command, say)
     print("\n" + interrupt.attempt(results.keep, found, flags.output))

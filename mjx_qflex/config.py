@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mjx_qflex import algos, presets, tasks
+from mjx_qflex import algos, bounds, files, presets, tasks
 from mjx_qflex.commands import whole_number
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
@@ -40,10 +40,11 @@ class Config:
     start_from: str = ""
 
     def __post_init__(self):
-        for name, lowest in (("total_steps", 1), ("evaluations", 0), ("seed", 0)):
-            if getattr(self, name) < lowest:
-                value = getattr(self, name)
-                raise UserError(f"{name} is {value}; it must be {lowest} or more")
+        bounds.check("", vars(self))
+        for name, field in GROUPS.items():
+            options = getattr(self, field)
+            if dataclasses.is_dataclass(options):
+                bounds.check(f"{name}.", vars(options), self.algo if name == "algo" else "")
 
 
 # What `--set` may name: a group of options, or a field of the run itself.
@@ -291,30 +292,51 @@ def from_json(text: str) -> Config:
     """
     try:
         data = json.loads(text)
-        entry = algos.entry(data["algo"])
+        entry, hints = algos.entry(data["algo"]), typing.get_type_hints(Config)
         classes = {
             "loop": OnPolicyConfig if entry.on_policy else LoopConfig,
             "algo_config": entry.config_class,
             "task_config": tasks.config_class(data["task"]),
         }
         return Config(
-            **{name: _from_plain(classes.get(name, Any), value) for name, value in data.items()}
+            **{
+                name: _from_plain(classes.get(name, hints[name]), value)
+                for name, value in data.items()
+            }
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"the saved config is broken or of another version ({error}); "
+            f"the saved config is broken or of another version ({files.reason(error)}); "
             "choose another --logdir, or remove that folder"
         ) from error
 
 
 def _from_plain(kind: Any, value: Any) -> Any:
-    """Rebuilds dataclasses and tuples from what JSON keeps of them."""
+    """Rebuilds dataclasses and tuples from what JSON keeps of them.
+
+    Raises:
+      TypeError: a value is not of its type.
+    """
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return kind(**{name: _from_plain(hints[name], item) for name, item in value.items()})
-    if isinstance(value, list):
-        return tuple(_from_plain(Any, item) for item in value)
-    return value
+    if not _is_of(kind, value):
+        raise TypeError(f"{value!r} is no {_type_name(kind)}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Returns whether a value as JSON has it is of a dataclass field's type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of(one, value) for one in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, list) and all(_is_of(arguments[0], item) for item in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is kind
 
 
 def load(folder: Path) -> Config:
@@ -326,14 +348,15 @@ def load(folder: Path) -> Config:
     path = folder / FILE_NAME
     if not path.is_file():
         raise UserError(f"{folder} holds no run: there is no {FILE_NAME} in it")
-    return from_json(path.read_text())
+    try:
+        return from_json(files.read_text(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def save(config: Config, folder: Path) -> None:
     """Writes the config into `folder`, whole or not at all."""
-    partial = folder / (FILE_NAME + ".partial")
-    partial.write_text(to_json(config))
-    partial.replace(folder / FILE_NAME)
+    files.write(folder / FILE_NAME, to_json(config))
 
 
 def continued(saved: Config, asked: Config) -> Config:

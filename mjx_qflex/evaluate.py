@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mjx_qflex import __version__, commands
-from mjx_qflex.commands import say, whole_number_flag
+from mjx_qflex.commands import number_flag, say, whole_number_flag
 from mjx_qflex.errors import UserError
 from mjx_qflex.training.interrupt import Interrupt
 
@@ -37,7 +37,7 @@ def make_parser() -> commands.FlagParser:
     add("--no-video", action="store_true", help="do not film (default: film)")
     add(
         "--guidance",
-        type=weight_flag,
+        type=number_flag,
         nargs="+",
         metavar="W",
         help="weights of the critics' gradient while acting, for example 0.01 0.1; 0 is always "
@@ -58,17 +58,6 @@ def make_parser() -> commands.FlagParser:
     return parser
 
 
-def weight_flag(text: str) -> float:
-    """Reads a guidance weight, as argparse's `type`."""
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = float("nan")
-    if not 0.0 <= weight < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no weight; give a number from 0 up")
-    return abs(weight)  # "-0" is 0
-
-
 def evaluate(arguments: Sequence[str], interrupt: Interrupt) -> None:
     """Reads the flags and evaluates."""
     parser = make_parser()
@@ -77,8 +66,6 @@ def evaluate(arguments: Sequence[str], interrupt: Interrupt) -> None:
         parser.print_help()
         return
     _check_what(flags)
-    if flags.episodes < 2:
-        raise UserError(f"--episodes is {flags.episodes}; an interval needs 2 or more")
     options = guidance_options(flags)
     say(f"mjx_qflex {__version__}: evaluating {flags.run or flags.policy}; loading JAX ...")
 
@@ -123,7 +110,7 @@ def guidance_options(flags: argparse.Namespace) -> dict[str, Any]:
     """Returns the options of `QgfConfig` that were given.
 
     Raises:
-      UserError: one is below 1, or there is no --guidance for it.
+      UserError: there is no --guidance for it.
     """
     given = {}
     options = {
@@ -139,8 +126,6 @@ def guidance_options(flags: argparse.Namespace) -> dict[str, Any]:
             raise UserError(
                 f"--{flag} is of guidance; add --guidance W, for example --guidance 0.1"
             )
-        if isinstance(value, int) and value < 1:
-            raise UserError(f"--{flag} is {value}; give 1 or more")
         given[option] = value
     return given
 

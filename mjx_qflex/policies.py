@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mjx_qflex import config as configs
-from mjx_qflex import resources
+from mjx_qflex import files, resources
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
@@ -95,7 +95,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(leaf) for name, leaf in _kept(learner).items()}
     acts = acting(algorithm, learner, observations.shape[1])
-    files = {
+    contents = {
         "acting.npz": {name: x for name, x in arrays.items() if name in acts}
         | {
             "example.observations": observations,
@@ -103,19 +103,20 @@ def write(
         },
         "learning.npz": {name: x for name, x in arrays.items() if name not in acts},
     }
-    for name, held in files.items():
-        np.savez_compressed(folder / name, allow_pickle=False, **held)
+    for name, held in contents.items():
+        with files.beside(folder / name) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **held)
     about = {
         "format": FORMAT,
         "card": card,
         "config": json.loads(configs.to_json(config)),
-        "files": {name: _digest(folder / name) for name in files},
+        "files": {name: _digest(folder / name) for name in contents},
         "arrays": {
             name: {array: f"{x.dtype}{list(x.shape)}" for array, x in held.items()}
-            for name, held in files.items()
+            for name, held in contents.items()
         },
     }
-    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    files.write(folder / ABOUT, json.dumps(about, indent=1) + "\n")
 
 
 def read(folder: Path) -> Shipped:

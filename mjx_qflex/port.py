@@ -10,12 +10,14 @@ import json
 import sys
 from pathlib import Path
 
+from mjx_qflex import bounds, files
 from mjx_qflex.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
+        bounds.check_flags(vars(arguments))
         if arguments.fetch:
             print(fetch_model(arguments.fetch))
             return 0
@@ -93,6 +95,8 @@ def make_report(arguments: argparse.Namespace) -> str:
     """
     from mjx_qflex.porting import library, report
 
+    if arguments.output:
+        files.check_output_folder(Path(arguments.output))
     if arguments.write:
         library.ship_paths(arguments.body)
     found = report.measure(
@@ -105,9 +109,8 @@ def make_report(arguments: argparse.Namespace) -> str:
     page = report.as_markdown(found)
     if arguments.output:
         folder = Path(arguments.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{found['body']}.json").write_text(json.dumps(found, indent=1) + "\n")
-        (folder / f"{found['body']}.md").write_text(page)
+        files.write(folder / f"{found['body']}.json", json.dumps(found, indent=1) + "\n")
+        files.write(folder / f"{found['body']}.md", page)
     return page
 
 

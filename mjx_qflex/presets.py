@@ -5,7 +5,7 @@
 
 from typing import NamedTuple, TypeVar
 
-import jax
+from mjx_qflex.training import hosts
 
 Row = TypeVar("Row")
 
@@ -168,8 +168,12 @@ ALGO_OPTIONS = {"paper": ("paper", "qflex_paper"), "code": ("code", "qflex_paper
 
 
 def default_preset(device: str | None = None) -> str:
-    """Returns the preset for a platform: "cpu" without an accelerator, "gpu" with one."""
-    return "cpu" if (device or jax.default_backend()) == "cpu" else "gpu"
+    """Returns the preset for a platform: "cpu" without an accelerator, "gpu" with one.
+
+    Raises:
+      UserError: JAX finds none of the devices that it is told to use.
+    """
+    return "cpu" if (device or hosts.backend()) == "cpu" else "gpu"
 
 
 def sizes_of(preset: str, task: str, on_policy: bool = False) -> Sizes | OnPolicySizes:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mjx_qflex import commands
+from mjx_qflex import commands, files
 from mjx_qflex.commands import say
 from mjx_qflex.errors import UserError
 from mjx_qflex.training.interrupt import Interrupt
@@ -44,6 +44,7 @@ def report(arguments: Sequence[str], interrupt: Interrupt) -> None:
         return
     if not flags.folders:
         raise UserError("no run folder given; add one or more, for example runs/*")
+    files.check_output(flags.output)
     with commands.quiet_imports():
         from mjx_qflex.training import comparison, page
 
@@ -52,10 +53,7 @@ def report(arguments: Sequence[str], interrupt: Interrupt) -> None:
     groups = comparison.group(runs)
     for line in comparison.notes(runs, groups):
         print(f"warning: {line}", file=sys.stderr)
-    try:
-        interrupt.attempt(page.write, runs, groups, flags.output, flags.x, flags.statistic)
-    except OSError as error:
-        raise UserError(f"cannot write {flags.output}: {error.strerror}") from error
+    interrupt.attempt(page.write, runs, groups, flags.output, flags.x, flags.statistic)
     say(f"written: {flags.output} ({len(runs)} runs)")
 
 

@@ -29,9 +29,20 @@ def data_folder(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Returns the user's cache folder: `$MJX_QFLEX_CACHE`, else `~/.cache/mjx_qflex`."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mjx_qflex"
-    return Path(os.environ.get(CACHE_VARIABLE) or default)
+    """Returns the user's cache folder: `$MJX_QFLEX_CACHE`, else `~/.cache/mjx_qflex`.
+
+    Raises:
+      UserError: no variable names it, and the user has no home folder.
+    """
+    chosen, caches = os.environ.get(CACHE_VARIABLE), os.environ.get("XDG_CACHE_HOME")
+    if chosen:
+        return Path(chosen)
+    try:
+        return Path(caches or Path.home() / ".cache") / "mjx_qflex"
+    except RuntimeError:
+        raise UserError(
+            f"this user has no home folder to keep files in; set {CACHE_VARIABLE} to a folder"
+        ) from None
 
 
 def user_models_folder() -> Path | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mjx_qflex import commands
-from mjx_qflex.commands import say, whole_number_flag
+from mjx_qflex.commands import number_flag, say, whole_number_flag
 from mjx_qflex.errors import UserError
 from mjx_qflex.training.interrupt import Interrupt
 
@@ -54,7 +54,7 @@ def make_parser() -> commands.FlagParser:
     add = parser.add_argument
     add("file", nargs="?", type=Path, metavar="FILE", help="of the sweep (no default)")
     add("--jobs", type=whole_number_flag, metavar="K", help="runs side by side (default: 1)")
-    add("--hours", type=hours_flag, metavar="H", help="begin no run after H hours (default: none)")
+    add("--hours", type=number_flag, metavar="H", help="begin no run after H hours (default: none)")
     add(
         "--worker",
         type=worker_flag,
@@ -80,17 +80,6 @@ def make_parser() -> commands.FlagParser:
     return parser
 
 
-def hours_flag(text: str) -> float:
-    """Reads a number of hours, as argparse's `type`."""
-    try:
-        hours = float(text)
-    except ValueError:
-        hours = float("nan")
-    if not 0.0 < hours < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; give hours such as 7.5")
-    return hours
-
-
 def worker_flag(text: str) -> tuple[int, int]:
     """Reads which of how many workers this is, as argparse's `type`."""
     first, slash, of = text.partition("/")
@@ -103,8 +92,6 @@ def check_flags(flags: argparse.Namespace) -> None:
     """Raises a `UserError` for flags that have no meaning alone or together."""
     if flags.file is None:
         raise UserError("no file given; add one, for example experiments/exploration/learning.toml")
-    if flags.jobs is not None and flags.jobs < 1:
-        raise UserError(f"--jobs is {flags.jobs}; give 1 or more")
     here = not (flags.status or flags.print or flags.cluster)
     if flags.hours is not None and not here:
         raise UserError("--hours is for runs on this machine; leave it out here")

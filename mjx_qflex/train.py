@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mjx_qflex import __version__, commands
+from mjx_qflex import __version__, bounds, commands
 from mjx_qflex.commands import whole_number_flag
 from mjx_qflex.errors import UserError
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
@@ -165,15 +165,14 @@ def _run_folders(name: str, first: int, seeds: int | None, logdir: Path | None) 
     return {seed: parent / f"{prefix}s{seed}" for seed in range(first, first + (seeds or 1))}
 
 
-def _check_numbers_of_seeds(seeds: int | None, at_once: int | None) -> None:
+def _check_numbers_of_seeds(first: int, seeds: int | None, at_once: int | None) -> None:
     """Refuses impossible numbers.
 
     Raises:
-      UserError: fewer than one, or some at once where one was asked for.
+      UserError: the last seed is none, or some at once where one was asked for.
     """
-    for flag, value in (("--seeds", seeds), ("--seeds_at_once", at_once)):
-        if value is not None and value < 1:
-            raise UserError(f"{flag} is {value}; it must be 1 or more")
+    if seeds is not None:
+        bounds.check_value(f"the last of --seeds={seeds}", first + seeds - 1, "seed")
     if at_once is not None and seeds is None:
         raise UserError(f"--seeds_at_once={at_once} needs several seeds; add --seeds=NUMBER")
 
@@ -188,7 +187,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
         return
     if not (flags.task or flags.start_from):
         raise UserError("no task given; add --task=NAME, for example --task=ms_human_walk")
-    _check_numbers_of_seeds(flags.seeds, flags.seeds_at_once)
+    _check_numbers_of_seeds(flags.seed, flags.seeds, flags.seeds_at_once)
     commands.say(
         f"mjx_qflex {__version__}: training {flags.task or flags.start_from} with "
         f"{flags.algo or DEFAULT_ALGO}; loading JAX ..."

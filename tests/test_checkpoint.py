@@ -182,6 +182,29 @@ def test_checkpoint_of_another_run_is_refused(tmp_path, loop):
         checkpoint.restore(tmp_path, narrower, FINGERPRINT)
 
 
+@pytest.mark.parametrize("text", ["", "[]", "3", "{}", "null", b"\xff\x00", '{"fingerprint": 1}'])
+def test_what_a_checkpoint_says_of_itself_is_checked(tmp_path, loop, text):
+    path = checkpoint.save(tmp_path, loop.init(KEY), FINGERPRINT).path / "about.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match="about.json.*another") as caught:
+        checkpoint.read_about(path.parent)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("item", ["learner", "state"])
+def test_a_flipped_bit_is_found(tmp_path, loop, item):
+    path = checkpoint.save(tmp_path, loop.init(KEY), FINGERPRINT).path
+    about = checkpoint.read_about(path)
+    assert set(about.checksums) == set(about.files)
+    assert checkpoint.restore(tmp_path, loop.shapes(), FINGERPRINT) is not None
+    name = next(name for name in about.files if name.startswith(item) and name.endswith("/0"))
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"damaged \({re.escape(name)}\)"):
+        checkpoint.restore(tmp_path, loop.shapes(), FINGERPRINT)
+
+
 @pytest.mark.parametrize("damaged", ["about.json", "state", "state/key/.zarray", "state/key/0"])
 def test_damaged_checkpoint_is_one_line(tmp_path, loop, damaged):
     path = checkpoint.save(tmp_path, loop.init(KEY), FINGERPRINT).path
@@ -190,7 +213,7 @@ def test_damaged_checkpoint_is_one_line(tmp_path, loop, damaged):
     else:
         content = (path / damaged).read_bytes()
         (path / damaged).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=rf"damaged \({re.escape(damaged)}.*another") as caught:
+    with pytest.raises(UserError, match=rf"{re.escape(damaged)}.*another") as caught:
         checkpoint.restore(tmp_path, loop.shapes(), FINGERPRINT)
     assert "\n" not in str(caught.value)
 

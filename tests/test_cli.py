@@ -205,10 +205,12 @@ def refused(capsys, main, *flags):
         (["--task=chain_reach", "--numenvs=3"], "did you mean '--num_envs'"),
         (["--task=chain_reach", "--num_envs=many"], "'many' is no whole number"),
         (["--task=chain_reach", "--seed=1.5"], "'1.5' is no whole number"),
-        (["--task=chain_reach", "--seeds=0"], "--seeds is 0; it must be 1 or more"),
+        (["--task=chain_reach", "--seeds=0"], "--seeds is 0; give a whole number from 1 to"),
         (["--task=chain_reach", "--seeds=2", "--seeds_at_once=0"], "--seeds_at_once is 0"),
         (["--task=chain_reach", "--seeds_at_once=2"], "add --seeds=NUMBER"),
-        (["--task=chain_reach", "--num_envs=0"], "it must be 1 or more"),
+        (["--task=chain_reach", "--seed=4294967295", "--seeds=2"], "the last of --seeds=2 is"),
+        (["--task=chain_reach", "--total_steps=400"], "2,560 transitions only fill the replay"),
+        (["--task=chain_reach", "--num_envs=0"], "--num_envs is 0; give"),
         (["--task=chain_reach", "--set", "algo.widht=3"], "did you mean 'algo.width'"),
         (["--task=chain_reach", "--set", "algo.width=wide"], "give whole number"),
         (["--task=chain_reach", "--set", "loop.replay_capacity=1e13"], "loop.replay_capacity"),
@@ -284,7 +286,7 @@ def test_a_full_disk_is_one_line(capsys):
 def test_evaluate_refuses_what_is_no_run(capsys, tmp_path):
     assert "holds no run" in refused(capsys, evaluate.main, f"--run={tmp_path}")
     assert "add --run=DIR" in refused(capsys, evaluate.main)
-    assert "needs 2 or more" in refused(capsys, evaluate.main, f"--run={tmp_path}", "--episodes=1")
+    assert "from 2 to" in refused(capsys, evaluate.main, f"--run={tmp_path}", "--episodes=1")
     assert list(tmp_path.iterdir()) == []
 
 

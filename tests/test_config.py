@@ -117,8 +117,9 @@ def test_sets_that_are_valid_only_together_need_no_order():
         ("algo.learning_rate=fast", "number"),
         ("algo.clip_target=maybe", "true or false"),
         ("algo.gradient=max", "one of min, mean"),
-        ("loop.batch_size=0", "must be 1 or more"),
-        ("total_steps=0", "must be 1 or more"),
+        ("loop.batch_size=0", "loop.batch_size is 0; give a whole number from 1 to 16,777,216"),
+        ("total_steps=0", "total_steps is 0; give a whole number from 1 to"),
+        ("seed=4294967296", "seed is 4,294,967,296; give a whole number from 0 to 4,294,967,295"),
     ],
 )
 def test_bad_set_says_what_would_be_right(text, says):

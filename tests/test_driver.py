@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -12,8 +13,16 @@ from conftest import compiling_once
 
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import assessment, checkpoint, driver, metrics, run, run_folder
-from mjx_qflex.training import replay as ring
+from mjx_qflex.training import (
+    assessment,
+    checkpoint,
+    driver,
+    folder_lock,
+    memory,
+    metrics,
+    run,
+    run_folder,
+)
 from mjx_qflex.training.interrupt import Interrupt, Interrupted
 from mjx_qflex.training.loop import make_loop
 
@@ -120,14 +129,14 @@ def test_a_capacity_by_the_free_memory_is_settled_when_the_run_begins(tmp_path, 
 
     run_of("plenty", 100)
     assert capacity("plenty") == 100  # no larger than the run
-    monkeypatch.setattr(ring, "free_device_bytes", lambda: 5_000)
+    monkeypatch.setattr(memory, "free_device_bytes", lambda: 5_000)
     run_of("little", 80)
     assert 40 < capacity("little") < 80
     # The same command goes on with what was chosen, whatever is free by now.
     run_of("plenty", 140)
     assert capacity("plenty") == 100
     assert transitions(tmp_path / "plenty")[-1] >= 140
-    monkeypatch.setattr(ring, "free_device_bytes", lambda: 1_000)
+    monkeypatch.setattr(memory, "free_device_bytes", lambda: 1_000)
     with pytest.raises(UserError, match="prefill_transitions|GiB"):
         run_of("none", 80)
     assert not (tmp_path / "none").exists()
@@ -137,12 +146,12 @@ def test_seeds_share_the_free_memory_and_one_capacity(tmp_path, monkeypatch):
     def capacities(*seeds):
         return [configs.load(tmp_path / str(seed)).loop.replay_capacity for seed in seeds]
 
-    monkeypatch.setattr(ring, "free_device_bytes", lambda: 15_000)
+    monkeypatch.setattr(memory, "free_device_bytes", lambda: 15_000)
     sizes = configs.resolve("chain_reach", sets=(*SIZES, "loop.replay_capacity=0")).loop
     train_seeds(tmp_path, [0, 1], 400, at_once=2, stop_at="epoch 1 |", loop=sizes)
     first, second = capacities(0, 1)
     assert 40 < first == second < 120
-    monkeypatch.setattr(ring, "free_device_bytes", lambda: 2**30)
+    monkeypatch.setattr(memory, "free_device_bytes", lambda: 2**30)
     train_seeds(tmp_path, [1, 2], 120, loop=sizes)
     assert capacities(1, 2) == [first, first]
 
@@ -301,3 +310,13 @@ def test_a_folder_of_another_run_is_refused_before_any_seed_trains(alone, tmp_pa
     with pytest.raises(UserError, match="preset=cpu.*preset=gpu"):
         train_seeds(tmp_path, [0, 1], 200, preset="gpu")
     assert {path.name for path in tmp_path.iterdir()} == {"1"}
+
+
+def test_a_folder_in_which_another_command_trains_is_refused(finished, copied):
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
+    with (
+        folder_lock.held([copied]),
+        pytest.raises(UserError, match=f"process {os.getpid()} on .* trains in"),
+    ):
+        train(copied, 200)
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -195,8 +196,10 @@ def peak_bytes(program, loop):
     )
 
 
-def test_compiled_epoch_holds_one_ring():
-    config = LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 500_000})
+@pytest.mark.parametrize("dtype", get_args(ring.ObsDtype))
+def test_compiled_epoch_holds_one_ring(dtype):
+    sizes = {"replay_capacity": 500_000, "replay_obs_dtype": dtype}
+    config = LoopConfig(**{**CONFIG.__dict__, **sizes})
     loop, env = build(config)
     assert loop.replay_bytes > 10 * 2**20
     assert peak_bytes(loop.programs["epoch"], loop) < 1.2 * loop.replay_bytes
@@ -326,7 +329,14 @@ def test_impossible_sizes_are_refused(field, value):
 
 def test_ring_that_cannot_fit_is_refused_before_allocation():
     with pytest.raises(UserError, match=r"GiB.*loop\.replay_capacity"):
-        build(LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 10**14}))
+        build(LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 10**12}))
+
+
+def test_a_state_that_cannot_fit_is_refused_before_allocation():
+    loop, env = build(CONFIG)
+    algorithm = algos.make("sac", algos.entry("sac").config_class(width=2**16, depth=100), 2, 1)
+    with pytest.raises(UserError, match=r"the run's state needs .* GiB.*algo\.width"):
+        make_loop(env, algorithm, CONFIG)
 
 
 def test_compiler_options_of_the_environment_are_for_the_cpu(monkeypatch):

@@ -74,7 +74,7 @@ def test_bvh_rotations_multiply_in_the_order_of_the_channels(tmp_path):
     text = f"HIERARCHY {root} Yrotation {' '.join(words)} }}\nMOTION\nFrames: 2\nFrame Time: 0.02\n"
     path = tmp_path / "chain.bvh"
     path.write_text(text + f"{numbers}\n{numbers}\n")
-    found = recordings.read(path)
+    found = recordings.read(path, up="y")
     assert found.rate == pytest.approx(50.0)
     root, hip = (Rotation.from_euler("ZXY", angles[n], degrees=True) for n in angles)
     place = np.array([10, 20, 30]) + root.apply([1, 2, 3])
@@ -132,7 +132,7 @@ def write_acclaim(folder, femur, frames):
 
 def test_acclaim_bones_turn_about_their_own_axes(tmp_path):
     path = write_acclaim(tmp_path, "10 20 30", [((1, 2, 3, 15, 25, 35), "40 50 60")] * 2)
-    found = recordings.read(path)
+    found = recordings.read(path, up="y")
     assert found.rate == 120.0
     # Turns are about fixed axes: x first, then y, then z.
     root = Rotation.from_euler("xyz", [15, 25, 35], degrees=True)
@@ -143,13 +143,13 @@ def test_acclaim_bones_turn_about_their_own_axes(tmp_path):
     ankle = knee + (root * turn).apply([0, -2, 0])
     for name, (x, y, z) in (("hip_r", hip), ("knee_r", knee), ("ankle_r", ankle)):
         np.testing.assert_allclose(found.centres[name][0], [x, -z, y], atol=1e-6, err_msg=name)
-    assert recordings.read(path, rate=60.0).rate == 60.0
+    assert recordings.read(path, rate=60.0, up="y").rate == 60.0
 
 
 def test_broken_and_incomplete_files_are_refused(tmp_path):
     path = write_acclaim(tmp_path, "0 0 0", [((0, 0, 0, 0, 0, 0), "0 0 0")] * 2)
     (tmp_path / "07.asf").rename(tmp_path / "other.asf")
-    assert recordings.read(path).rate == 120.0  # the only skeleton there
+    assert recordings.read(path, up="y").rate == 120.0  # the only skeleton there
     (tmp_path / "other.asf").unlink()
     with pytest.raises(UserError, match="07.asf"):
         recordings.read(path)

@@ -242,3 +242,31 @@ def test_the_command_says_what_came(robot, monkeypatch, capsys):
     assert port.main(["--fetch", "unitree_h1"]) == 0
     said = capsys.readouterr().out
     assert "h1.xml" in said and "BSD-3-Clause" in said and robot["revision"] in said
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("revision", "--upload-pack=touch ran"),
+        ("revision", "main"),
+        ("revision", "a" * 39),
+        ("revision", 3),
+        ("repository", "--upload-pack=touch ran"),
+        ("repository", "ext::sh -c touch% ran"),
+        ("repository", "-x"),
+        ("folder", "--stdin"),
+        ("folder", "/etc"),
+        ("folder", "a/../../b"),
+        ("file", "../bird.xml"),
+        ("file", "/etc/passwd"),
+    ],
+)
+def test_what_git_would_take_for_an_option_is_refused(
+    repository, tmp_path, monkeypatch, key, value
+):
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=f"bird: its recipe has {key} = ") as caught:
+        fetch.fetch("bird", {**repository, key: value})
+    assert "\n" not in str(caught.value)
+    assert set(tmp_path.rglob("*")) == before

@@ -358,13 +358,13 @@ def test_presets_differ_where_paper_and_code_differ():
     ("options", "message"),
     [
         ({"gradient": "max"}, "gradient='max'; give one of min, mean"),
-        ({"ascent_steps": 0}, "more than 0"),
-        ({"euler_steps": -1}, "euler_steps=-1; give 0 or more"),
-        ({"flow_share": 0.0}, "flow_share=0.0; give more than 0, at most 1"),
-        ({"flow_share": 1.1}, "flow_share=1.1; give more than 0, at most 1"),
-        ({"initial_std": 0.0}, "more than 0"),
-        ({"ascent_step_size": -1.0}, "ascent_step_size=-1.0; give more than 0"),
-        ({"beta1": 1.0}, "beta1=1.0; give a number from 0, below 1"),
+        ({"ascent_steps": 0}, "from 1 to"),
+        ({"euler_steps": -1}, "qflex's euler_steps is -1; give a whole number from 0"),
+        ({"initial_std": 0.0}, "above 0"),
+        ({"ascent_step_size": -1.0}, "ascent_step_size is -1; give a number above 0"),
+        ({"beta1": 1.0}, "beta1 is 1; give a number from 0 below 1"),
+        ({"flow_share": 0.0}, "flow_share is 0; give a number above 0, up to 1"),
+        ({"flow_share": 1.1}, "flow_share is 1.1; give a number above 0, up to 1"),
     ],
 )
 def test_refused_options(options, message):

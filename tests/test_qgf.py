@@ -289,8 +289,8 @@ def test_refused_options(trained, options):
         (["--guidance", "0.1", "--best_of=0"], "--best_of is 0"),
         (["--guidance", "0.1", "--guidance_steps=0"], "--guidance_steps is 0"),
         (["--guidance", "-1"], "guidance"),
-        (["--guidance", "0", "much"], "'much' is no weight"),
-        (["--guidance=nan"], "'nan' is no weight"),
+        (["--guidance", "0", "much"], "'much' is no number"),
+        (["--guidance=nan"], "--guidance is nan"),
         (["--guidance"], "expected at least one argument"),
     ],
 )

@@ -5,14 +5,14 @@ that paper's file.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mjx_qflex import networks, parallel
+from mjx_qflex import bounds, networks, parallel
 from mjx_qflex.conditional import when
 from mjx_qflex.errors import UserError
 from mjx_qflex.networks import MLP, Activation, Folded, Moments
@@ -38,14 +38,13 @@ class Temperature(NamedTuple):
     optimizer: optax.OptState
 
 
-def check_options(algorithm: str, config: Any, positive: Iterable[str]) -> None:
+def check_options(algorithm: str, config: Any) -> None:
     """Refuses options of a config dataclass that no algorithm can work with.
 
     Args:
       algorithm: its name, for the message.
-      config: an instance; options typed as `Literal` must have one of its values, and ranges
-        (tuples) must rise.
-      positive: names of the options that must exceed 0, or be None where that is allowed.
+      config: an instance; options typed as `Literal` must have one of its values, ranges (tuples)
+        must rise, and numbers be in those of `bounds`.
 
     Raises:
       UserError: an option's value is refused; it is named.
@@ -58,16 +57,7 @@ def check_options(algorithm: str, config: Any, positive: Iterable[str]) -> None:
             raise UserError(f"{algorithm} has {name}={value!r}; give one of {choices}")
         if kind is tuple and value[0] >= value[1]:
             raise UserError(f"{algorithm} has {name}={value}; give the lower bound first")
-    for name in positive:
-        value = getattr(config, name)
-        if value is not None and not value > 0:  # refuses NaN too
-            raise UserError(f"{algorithm} has {name}={value}; give more than 0")
-    for name in ("gamma", "gae_lambda", "tau", "policy_tau"):
-        if not 0.0 <= getattr(config, name, 0.0) <= 1.0:
-            value = getattr(config, name)
-            raise UserError(f"{algorithm} has {name}={value}; give a number from 0 to 1")
-    if not 0.0 <= getattr(config, "beta1", 0.0) < 1.0:
-        raise UserError(f"{algorithm} has beta1={config.beta1}; give a number from 0, below 1")
+    bounds.check(f"{algorithm}'s ", vars(config), algorithm)
 
 
 # Optimisers.

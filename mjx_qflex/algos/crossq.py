@@ -82,9 +82,7 @@ def make(
     Raises:
       UserError: an option's value is refused.
     """
-    positive = ("width", "depth", "learning_rate", "policy_delay", "initial_alpha")
-    positive += ("critic_width", "reward_scale")
-    common.check_options("crossq", config, positive)
+    common.check_options("crossq", config)
     optimizer = common.adam(config.learning_rate, axis_name, config.beta1)
     temperature_optimizer = common.adam(config.learning_rate, axis_name)
 

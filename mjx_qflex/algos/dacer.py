@@ -118,10 +118,7 @@ def make(
     Raises:
       UserError: an option's value is refused.
     """
-    positive = ("width", "depth", "learning_rate", "delay", "diffusion_steps", "initial_alpha")
-    positive += ("alpha_period", "entropy_states", "entropy_samples", "schedule_scale")
-    positive += ("reward_scale", "start_scale", "final_learning_rate", "decay_updates")
-    common.check_options("dacer", config, positive)
+    common.check_options("dacer", config)
     if config.schedule == "linear":
         schedule = diffusion.linear_schedule(config.diffusion_steps, config.schedule_scale)
     else:

@@ -84,11 +84,7 @@ def make(config: PpoConfig, observation_size: int, action_size: int) -> Agent:
     Raises:
       UserError: an option's value is refused.
     """
-    positive = (
-        "width", "depth", "critic_width", "critic_depth", "learning_rate", "clipping_epsilon",
-        "max_grad_norm", "reward_scale",
-    )  # fmt: skip
-    common.check_options("ppo", config, positive)
+    common.check_options("ppo", config)
     normalize = running_statistics.normalize if config.normalize_observations else _as_they_are
     networks = network_factory(config)(
         observation_size, action_size, preprocess_observations_fn=normalize

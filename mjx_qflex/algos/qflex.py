@@ -139,13 +139,7 @@ def make(
     Raises:
       UserError: an option's value is refused.
     """
-    positive = ("width", "depth", "learning_rate", "initial_std", "reward_scale", "output_gain")
-    positive += ("ascent_steps", "ascent_step_size", "source_learning_rate")
-    common.check_options("qflex", config, positive)
-    if not 0.0 < config.flow_share <= 1.0:
-        raise UserError(f"qflex has flow_share={config.flow_share}; give more than 0, at most 1")
-    if config.euler_steps < 0:
-        raise UserError(f"qflex has euler_steps={config.euler_steps}; give 0 or more")
+    common.check_options("qflex", config)
     if metric is not None and metric.shape not in ((action_size,), (action_size,) * 2):
         raise UserError(
             f"the metric has shape {metric.shape}; give ({action_size},) or "

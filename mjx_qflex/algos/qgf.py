@@ -31,7 +31,6 @@ import jax.numpy as jnp
 
 from mjx_qflex import flow
 from mjx_qflex.algos import common
-from mjx_qflex.errors import UserError
 from mjx_qflex.types import Algorithm, Learner, Mode, PolicyParts, Transition
 
 
@@ -68,9 +67,7 @@ def guide(
     Raises:
       UserError: an option's value is refused.
     """
-    common.check_options("qgf", config, ("euler_steps", "best_of"))
-    if not 0.0 <= config.weight < float("inf"):
-        raise UserError(f"qgf has weight={config.weight}; give a number from 0 up")
+    common.check_options("qgf", config)
 
     def init(key: jax.Array) -> Guided:
         return Guided(algorithm.init(key), jnp.asarray(config.weight, jnp.float32))

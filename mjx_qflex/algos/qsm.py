@@ -93,9 +93,7 @@ def make(
     Raises:
       UserError: an option's value is refused.
     """
-    positive = ("width", "depth", "learning_rate", "diffusion_steps", "particles")
-    positive += ("decay_updates", "reward_scale", "gradient_scale")
-    common.check_options("qsm", config, positive)
+    common.check_options("qsm", config)
     rate = common.falling_rate(
         config.learning_rate,
         config.final_learning_rate,

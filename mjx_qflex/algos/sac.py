@@ -66,8 +66,7 @@ def make(
     Raises:
       UserError: an option's value is refused.
     """
-    positive = ("width", "depth", "learning_rate", "initial_alpha", "reward_scale")
-    common.check_options("sac", config, positive)
+    common.check_options("sac", config)
     optimizer = common.adam(config.learning_rate, axis_name)
     hidden = (config.width,) * config.depth
 

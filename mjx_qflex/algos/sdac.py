@@ -89,10 +89,7 @@ def make(
     Raises:
       UserError: an option's value is refused.
     """
-    positive = ("width", "depth", "learning_rate", "delay", "diffusion_steps", "particles")
-    positive += ("reverse_samples", "initial_alpha", "alpha_period", "decay_updates")
-    positive += ("schedule_scale", "start_scale", "value_scale", "reward_scale")
-    common.check_options("sdac", config, positive)
+    common.check_options("sdac", config)
     schedule = diffusion.linear_schedule(config.diffusion_steps, config.schedule_scale)
     falling = common.falling_rate(
         config.learning_rate, config.final_learning_rate, config.decay_begin, config.decay_updates

@@ -1,11 +1,11 @@
 """Results as text: Markdown tables and a CSV of everything."""
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mjx_qflex import files
 from mjx_qflex.benchmarking import cases, machine
 from mjx_qflex.benchmarking.comparisons import KINDS
 from mjx_qflex.errors import UserError
@@ -177,7 +177,7 @@ def write_csv(results: Results, path: Path) -> None:
         "kind", "task", "algo", "num_envs", "batch_size", "updates_per_step", "cores", "side",
         "quantity", "median", "low", "high", "repeats",
     ]  # fmt: skip
-    with path.open("w", newline="") as file:
+    with files.beside(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         for row in rows_of(results):
@@ -222,10 +222,7 @@ def read(folder: Path) -> list[Results]:
         raise UserError(f"no {FILE_NAME} in {folder}; measure with --output={folder}")
     found = []
     for path in paths:
-        try:
-            found.append({"name": path.parent.name, **json.loads(path.read_text())})
-        except ValueError as error:
-            raise UserError(f"{path} is broken ({error}); measure again") from error
+        found.append({"name": path.parent.name, **files.read_json(path, "measure again")})
     return found
 
 
@@ -233,13 +230,19 @@ def tables(folder: Path) -> str:
     """Returns the tables of all results in `folder`; its README.md gets them between the marks.
 
     Raises:
-      UserError: there are no results.
+      UserError: there are no results, or some are damaged.
     """
-    found = [f"## {results['name']}\n\n{as_markdown(results)}" for results in read(folder)]
+    found = []
+    for results in read(folder):
+        try:
+            found.append(f"## {results['name']}\n\n{as_markdown(results)}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            path = folder / results["name"] / FILE_NAME
+            raise files.damaged(path, files.reason(error), "measure again") from error
     text = "\n".join(found)
     page = folder / "README.md"
     old = page.read_text() if page.exists() else ""
     if BEGIN in old and END in old:
         before, after = old.split(BEGIN)[0], old.split(END)[1]
-        page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+        files.write(page, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
     return text

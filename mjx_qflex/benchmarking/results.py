@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mjx_qflex import tasks
+from mjx_qflex import files, tasks
 from mjx_qflex.benchmarking import (
     cases,
     comparisons,
@@ -126,10 +126,11 @@ def keep(found: page.Results, folder: Path | None) -> str:
     if folder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / page.FILE_NAME).write_text(json.dumps(found, indent=1) + "\n")
-            (folder / "results.md").write_text(text)
+            files.write(folder / page.FILE_NAME, json.dumps(found, indent=1) + "\n")
+            files.write(folder / "results.md", text)
             page.write_csv(found, folder / "results.csv")
-            plots.draw(found, folder / "plot.png")
+            with files.beside(folder / "plot.png") as temporary:
+                plots.draw(found, temporary)
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror}") from error
     return text

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mjx_qflex import commands
+from mjx_qflex import commands, files
 from mjx_qflex.errors import UserError
 from mjx_qflex.training.interrupt import Interrupt
 
@@ -24,9 +24,19 @@ def parser() -> commands.FlagParser:
     add("--retarget", help="make a motion file of this .amc, .bvh or .csv file")
     add("--body", default="ms_human", help="on which body (default: ms_human)")
     add("--output", help="the .mp4 or .csv file to write (default: named after the motion, here)")
-    add("--rate", type=float, help="frames/s of the recording (default: its own; 120 for .amc)")
-    add("--start", type=float, default=0.0, help="first second of the recording (default: 0)")
-    add("--stop", type=float, help="last second of the recording (default: its end)")
+    add(
+        "--rate",
+        type=commands.number_flag,
+        help="frames/s of the recording (default: its own; 120 for .amc)",
+    )
+    add(
+        "--start",
+        type=commands.number_flag,
+        default=0.0,
+        help="first second of the recording (default: 0)",
+    )
+    add("--up", choices=("y", "z"), help="its axis that points up (default: as its body stands)")
+    add("--stop", type=commands.number_flag, help="last second of the recording (default: its end)")
     return flags
 
 
@@ -72,7 +82,8 @@ def show(name: str, body: str, output: Path) -> str:
     times = np.arange(round(seconds * FPS), dtype=np.float32) / FPS
     reduced = np.asarray(jax.vmap(motion.qpos)(jnp.asarray(times)), np.float64)
     poses = np.stack([human.skeleton.move(q).qpos.copy() for q in reduced])
-    video = make_video(output, _Shown(human), _Pose(poses))
+    with files.beside(output) as temporary:
+        video = make_video(temporary, _Shown(human), _Pose(poses))
     return f"{output}: {seconds:.2f} s, {video.note}"
 
 
@@ -89,7 +100,7 @@ def convert(arguments: Any, output: Path) -> None:
         raise UserError(f"--output={output} would replace what it is made of; name another file")
     body = library.human(arguments.body)
     columns, loss = library.retargeted(
-        source, body, arguments.rate, arguments.start, arguments.stop
+        source, body, arguments.rate, arguments.start, arguments.stop, arguments.up
     )
     how = "closed to one period" if source.suffix.lower() == ".csv" else "retargeted"
     head = f"{source.name}, {how} for the body {arguments.body} (python -m mjx_qflex.motions)."
@@ -111,6 +122,7 @@ def command(arguments: Sequence[str], interrupt: Interrupt) -> None:
     output = Path(flags.output or f"{Path(name).stem}{suffix}")
     if output.suffix != suffix or not output.parent.is_dir():
         raise UserError(f"--output={output} must be a {suffix} file in a folder that exists")
+    files.check_output(output)
     if flags.show:
         with commands.quiet_imports():
             from mjx_qflex import porting  # noqa: F401

@@ -1,5 +1,6 @@
 """Finds a motion by name or path and fits it to a body."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from mjx_qflex import resources
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.motions import anatomy, recordings, retarget
+from mjx_qflex.motions import anatomy, checks, recordings, retarget
 from mjx_qflex.motions.kinematics import Skeleton
 from mjx_qflex.motions.reference import Motion, from_columns, read_columns
 from mjx_qflex.porting import recipe
@@ -62,7 +63,8 @@ def of_human(name: str, body: Human) -> Motion:
     if path.parent == _folder() and body.parts.root != anatomy.of(MADE_FOR).root:
         recording = _recording_of(human(MADE_FOR), columns)
         columns, _ = retarget.retarget(recording, body.skeleton, body.parts, body.soles)
-    _fill_fingers(columns, body)
+    _complete(path.name, columns, body)
+    checks.check(path.name, columns, body.skeleton)
     return from_columns(path.name, columns, body.skeleton.joint_names, body.parts.root)
 
 
@@ -72,6 +74,7 @@ def retargeted(
     rate: float | None = None,
     start: float = 0.0,
     stop: float | None = None,
+    up: recordings.Up | None = None,
 ) -> tuple[dict[str, np.ndarray], retarget.Loss | retarget.AngleLoss]:
     """One period made of a user's file, as columns of a motion file, and what was lost.
 
@@ -81,19 +84,22 @@ def retargeted(
       rate: frames/s, where the file's own is missing or wrong.
       start: first second taken.
       stop: last second taken; None: up to the end.
+      up: the axis of a recording that points up; None: as its body stands.
 
     Raises:
       UserError: a file that cannot be read, or too short a piece.
     """
     if path.suffix.lower() in RECORDINGS:
-        recording = recordings.read(path, rate)
+        recording = recordings.read(path, rate, up)
+        recordings.check_apart(path, recording)
         frames = len(next(iter(recording.centres.values())))
         kept = _kept(np.arange(frames) / recording.rate, start, stop)
         centres = {name: places[kept] for name, places in recording.centres.items()}
         recording = recording._replace(centres=centres)
         return retarget.retarget(recording, body.skeleton, body.parts, body.soles)
     columns = read_columns(path)
-    _fill_fingers(columns, body)
+    _complete(path.name, columns, body)
+    checks.check(path.name, columns, body.skeleton, limits=False)
     kept = _kept(columns["time"] - columns["time"][0], start, stop)
     columns = {name: values[kept] for name, values in columns.items()}
     return retarget.close_angles(path.name, columns, body.skeleton, body.parts, body.soles)
@@ -106,12 +112,25 @@ def find(name: str) -> Path:
       UserError: there is none.
     """
     if Path(name).suffix.lower() in (".csv", *RECORDINGS):
-        if not Path(name).is_file():
+        if not os.path.isfile(name):
             raise UserError(f"no motion file {name}; name an existing .csv, .amc or .bvh file")
         return Path(name)
     if name not in names():
         raise unknown_name("motion", name, names())
     return _folder() / f"{name}.csv"
+
+
+def user_files(name: str) -> list[Path]:
+    """The files that a motion's name stands for, the skeleton of a recording among them.
+
+    None where it is one of those shipped; the first is the motion itself, there or not.
+    """
+    path = Path(name)
+    if path.suffix.lower() not in (".csv", *RECORDINGS):
+        return []
+    if path.suffix.lower() == ".amc" and path.is_file():
+        return [path, recordings.skeleton_of(path)]
+    return [path]
 
 
 def _folder() -> Path:
@@ -138,6 +157,18 @@ def _recording_of(body: Human, columns: dict[str, np.ndarray]) -> recordings.Rec
     places = np.stack([body.skeleton.positions(points) for q in rows if body.skeleton.move(q)])
     rate = 1.0 / np.diff(columns["time"]).mean()
     return recordings.Recording(dict(zip(bodies, np.moveaxis(places, 1, 0), strict=True)), rate)
+
+
+def _complete(name: str, columns: dict[str, np.ndarray], body: Human) -> None:
+    """Adds the fingers that a motion does not move.
+
+    Raises:
+      UserError: another joint has no column.
+    """
+    _fill_fingers(columns, body)
+    missing = [column for column in body.skeleton.columns() if column not in columns]
+    if missing:
+        raise UserError(f"motion {name} has no column for {missing[0]}; add one")
 
 
 def _fill_fingers(columns: dict[str, np.ndarray], body: Human) -> None:

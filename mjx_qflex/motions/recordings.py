@@ -1,19 +1,21 @@
 """Recorded motions as joint centres in space: BVH, and Acclaim's ASF skeleton with AMC frames.
 
-Both formats put y up and name joints as they like; a `Recording` has z up and this library's names
+Files put y or z up and name joints as they like; a `Recording` has z up and this library's names
 (`hip_r`, `knee_r`, ..., see `anatomy`). Lengths stay in the file's unit, since retargeting takes
 directions only. Written from the formats' descriptions (Biovision; Acclaim "ASF/AMC", as on the
 pages of the CMU Motion Capture Database).
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from mjx_qflex import bounds, files
 from mjx_qflex.errors import UserError
 
 CENTRES = ("hip", "knee", "ankle", "toe", "shoulder", "elbow", "wrist")
@@ -38,7 +40,13 @@ _ASF_NAMES = {
     "elbow": ("humerus",),
     "wrist": ("radius",),
 }
-_Y_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+Up = Literal["y", "z"]
+# Turns a file's axes to z up.
+_UPRIGHT = {"y": np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]), "z": np.eye(3)}
+STANDS = 0.5  # at least, of a body's length along its up axis, in the mean over a recording
+# Centres that must not lie at one place: a direction between them is asked for.
+_APART = (("hip", "knee"), ("knee", "ankle"), ("ankle", "toe"), ("shoulder", "elbow"),
+          ("elbow", "wrist"))  # fmt: skip
 
 
 class Recording(NamedTuple):
@@ -59,35 +67,92 @@ class _Bone(NamedTuple):
     channels: tuple[str, ...]  # "Xposition", "Zrotation", ... in the order of the product
 
 
-def read(path: Path, rate: float | None = None) -> Recording:
+def read(path: Path, rate: float | None = None, up: Up | None = None) -> Recording:
     """Reads a `.bvh` file, or an `.amc` file with its `.asf` skeleton beside it.
 
-    `rate` overrides the frames/s of the file (`.amc` files do not say theirs: 120).
+    Args:
+      path: of the file.
+      rate: frames/s, in place of the file's (`.amc` files do not say theirs: 120).
+      up: the axis that points up; None is the one along which the body stands.
 
     Raises:
-      UserError: no such file or skeleton, not that format, or a joint centre is missing.
+      UserError: no such file or skeleton, not that format, a joint centre is missing, or the
+        body does not stand and `up` is not given.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # of a name too long, too
         raise UserError(f"no motion file {path}; name an existing .csv, .amc or .bvh file")
     try:
         if path.suffix.lower() == ".bvh":
-            bones, frames, own_rate = _read_bvh(path.read_text())
+            bones, frames, own_rate = _read_bvh(_text(path))
             names = _BVH_NAMES
         else:
-            bones, unit = _read_asf(_skeleton_of(path).read_text())
-            frames, own_rate = _read_amc(path.read_text(), bones, unit), AMC_RATE
+            bones, unit = _read_asf(_text(skeleton_of(path)))
+            frames, own_rate = _read_amc(_text(path), bones, unit), AMC_RATE
             names = _ASF_NAMES
-    except (ValueError, IndexError, KeyError, StopIteration) as error:
+        with np.errstate(all="ignore"):
+            positions = _positions(bones, frames)
+        if not np.isfinite(positions).all():
+            raise ValueError("a number is missing or too large")
+    except (ValueError, LookupError, TypeError, StopIteration, RuntimeError, OSError) as error:
+        why = f"{type(error).__name__}: {files.reason(error)[:200]}"
         raise UserError(
-            f"{path.name} is not a motion of its format ({error!r}); export it anew"
+            f"{path.name} is not a motion of its format ({why}); export it anew"
         ) from None
-    positions = _positions(bones, frames) @ _Y_UP.T
     found = _centres(path, [bone.name for bone in bones], names)
-    return Recording({name: positions[:, i] for name, i in found.items()}, rate or own_rate)
+    centres = {name: positions[:, i] for name, i in found.items()}
+    upright = _UPRIGHT[up or _up_axis(path, centres)]
+    rate = own_rate if rate is None else rate
+    bounds.check_value(f"the rate of {path.name} in frames/s", rate, "--rate")
+    return Recording({name: places @ upright.T for name, places in centres.items()}, rate)
 
 
-def _skeleton_of(path: Path) -> Path:
-    """`16_35.amc` is of `16_35.asf`, or of subject 16's `16.asf`, or of the only skeleton there."""
+def _text(path: Path) -> str:
+    """Returns what is in a file; what counts of it is in ASCII, whatever its names are in."""
+    return path.read_text(encoding="utf-8-sig", errors="replace")
+
+
+def check_apart(path: Path, recording: Recording) -> None:
+    """Checks that directions from one joint centre to the next can be told.
+
+    Raises:
+      UserError: two lie at one place; names them and the file.
+    """
+    centres = recording.centres
+    pairs = [(f"{a}_{side}", f"{b}_{side}") for a, b in _APART for side in "rl"]
+    pairs += [("hip_r", "hip_l"), ("shoulder_r", "shoulder_l")]
+    size = np.ptp(np.stack(list(centres.values())), axis=0).max()
+    for first, second in pairs:
+        if np.linalg.norm(centres[first] - centres[second], axis=1).min() <= 1e-4 * size:
+            raise UserError(
+                f"{path.name} has {first} and {second} at one place; give its joints their offsets"
+            )
+
+
+def _up_axis(path: Path, centres: dict[str, np.ndarray]) -> Up:
+    """Returns the axis along which shoulders are above ankles, in the mean over the frames."""
+
+    def middle(part: str) -> np.ndarray:
+        return 0.5 * (centres[f"{part}_r"] + centres[f"{part}_l"])
+
+    along = middle("shoulder") - middle("ankle")
+    lengths = np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-12)
+    _, y, z = (along / lengths).mean(axis=0)
+    if max(y, z) < STANDS:
+        raise UserError(
+            f"{path.name} has a body that does not stand, and does not tell which axis is up; "
+            "retarget it with python -m mjx_qflex.motions and --up=y or --up=z"
+        )
+    return "y" if y > z else "z"
+
+
+def skeleton_of(path: Path) -> Path:
+    """Returns the `.asf` file of an `.amc` file.
+
+    `16_35.amc` is of `16_35.asf`, or of subject 16's `16.asf`, or of the only skeleton there.
+
+    Raises:
+      UserError: there is none.
+    """
     candidates = [path.with_suffix(".asf"), path.with_name(f"{path.stem.split('_')[0]}.asf")]
     others = sorted(path.parent.glob("*.asf"))
     for candidate in candidates + (others if len(others) == 1 else []):
@@ -163,6 +228,8 @@ def _read_bvh(text: str) -> tuple[list[_Bone], dict[str, np.ndarray], float]:
             open_bones.pop()
     lines = motion.strip().splitlines()
     count, step = int(lines[0].split()[-1]), float(lines[1].split()[-1])
+    if not step > 0.0:
+        raise ValueError(f"a frame takes {step:g} s")
     table = np.array(" ".join(lines[2:]).split(), float).reshape(count, -1)
     edges = np.cumsum([0, *(len(bone.channels) for bone in bones)])
     if edges[-1] != table.shape[1] or not bones:
@@ -207,6 +274,8 @@ def _read_asf(text: str) -> tuple[list[_Bone], float]:
             children[words[0]] = words[1:]
     queue = [(child, 0) for child in children["root"]]
     for name, parent in queue:
+        if len(bones) > len(described):
+            raise ValueError(f"the bone {name} hangs from itself")
         fields = {line[0]: line[1:] for line in described[name]}
         end = np.array(fields["direction"], float) * float(fields["length"][0])
         *angles, axes = fields["axis"]

@@ -8,6 +8,7 @@ the numbers come from.
 """
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import mujoco
 import numpy as np
 from flax import struct
 
+from mjx_qflex import files
 from mjx_qflex.errors import UserError
 
 FREE_SUFFIXES = ("_x", "_y", "_z", "_qw", "_qx", "_qy", "_qz")
@@ -174,19 +176,25 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: there is no such file, or it is not a table of numbers with a column `time`.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # of a name too long, too
         raise UserError(f"no motion file {path}; name an existing CSV file")
     try:
-        with path.open(newline="") as file:
+        # Comments may be in any language's letters; names and numbers are in ASCII.
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             lines = [*csv.reader(line for line in file if not line.startswith("#"))]
         table = np.array(lines[1:], dtype=float)
-    except ValueError as error:
-        raise UserError(f"motion {path.name} is not a table of numbers ({error})") from None
+    except (ValueError, csv.Error, OSError) as error:
+        why = files.reason(error)[:200]
+        raise UserError(f"motion {path.name} is not a table of numbers ({why})") from None
     if not table.size:
         raise UserError(f"motion {path.name} has no rows; give column names, then rows of numbers")
     if table.shape[1] != len(lines[0]) or not np.isfinite(table).all():
         raise UserError(f"motion {path.name} has gaps; give every column a number in every row")
-    columns = dict(zip(lines[0], table.T, strict=True))
+    names = [name.strip() for name in lines[0]]
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise UserError(f"motion {path.name} has the column {twice[0]} twice; remove one")
+    columns = dict(zip(names, table.T, strict=True))
     if "time" not in columns:
         raise UserError(f"motion {path.name} has no column for time; add one, in seconds")
     if (np.diff(columns["time"]) <= 0.0).any():
@@ -196,7 +204,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
 
 def write_columns(path: Path, columns: dict[str, np.ndarray], head: str) -> None:
     """Writes a motion file; the lines of `head` tell where the numbers come from."""
-    with path.open("w", newline="") as file:
+    with files.beside(path) as temporary, temporary.open("w", newline="") as file:
         file.writelines(f"# {line}\n" for line in head.splitlines())
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)

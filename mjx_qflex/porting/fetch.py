@@ -13,6 +13,7 @@ there serves instead.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -59,6 +60,7 @@ def fetch(body: str, source: Source) -> Path:
     """
     if "fetch" not in source:
         raise UserError(f"{body} needs nothing fetched: its model comes with the installation")
+    _check(body, source)
     try:
         if source["fetch"] == "menagerie":
             _fetch_archive(body, source)
@@ -75,6 +77,23 @@ def fetch(body: str, source: Source) -> Path:
     if path is None or not path.is_file():
         raise UserError(f"{body}: {source['file']} is not among the files fetched; see the recipe")
     return path
+
+
+def _check(body: str, source: Source) -> None:
+    """Refuses what git or a path would take for something else than a recipe means.
+
+    Raises:
+      UserError: names the key.
+    """
+    words = {"revision": r"[0-9a-f]{40}", "repository": r"(https|ssh|file)://\S+"}
+    words |= {"folder": r"[\w.][\w./ -]*", "file": r"[\w.][\w./ -]*"}
+    right = {"revision": "a commit's 40 hexadecimal digits", "repository": "a URL, https://..."}
+    for key, pattern in words.items():
+        value = source.get(key)
+        outside = key in ("folder", "file") and ".." in Path(str(value)).parts
+        if not isinstance(value, str) or not re.fullmatch(pattern, value) or outside:
+            wanted = right.get(key, "a path inside of the repository")
+            raise UserError(f"{body}: its recipe has {key} = {value!r}; give {wanted}")
 
 
 class _Failed(Exception):
@@ -135,8 +154,8 @@ def _fetch_commit(body: str, source: Source) -> None:
         _git(stage, "sparse-checkout", "set", source["folder"])
         # Only this commit, and of its files only those in the folder.
         _git(
-            stage, "fetch", "--quiet", "--depth=1", "--filter=blob:none", "origin",
-            source["revision"],
+            stage, "fetch", "--quiet", "--depth=1", "--filter=blob:none", "--end-of-options",
+            "origin", source["revision"],
         )  # fmt: skip
         _git(stage, "-c", "core.autocrlf=false", "checkout", "--quiet", source["revision"])
         tree = stage / source["folder"]

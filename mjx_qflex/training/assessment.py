@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from mjx_qflex import files
 from mjx_qflex.training import evaluation, rendering
 from mjx_qflex.training.program import Program
 from mjx_qflex.training.worlds import Task
@@ -163,22 +164,37 @@ def film(programs: Any, env: TimedTask, learner: Learner, seed: int, path: Path)
         clips.append(rollout.pipeline_state)
         frames += rollout.length
     states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *clips)
-    note = rendering.make_video(path, env, states).note
+    with files.beside(path) as temporary:
+        video = rendering.make_video(temporary, env, states)
+        if video.path is None:
+            temporary.unlink()
     episodes = "1 episode" if len(clips) == 1 else f"{len(clips)} episodes, one after the other"
-    return f"{episodes}; {note}"
+    return f"{episodes}; {video.note}"
 
 
 def save(assessment: Assessment, folder: Path, name: str = FILE_NAME) -> None:
     """Writes evaluation.json, or the file called `name`, whole or not at all."""
-    partial = folder / (name + ".partial")
-    partial.write_text(json.dumps(assessment, indent=1) + "\n")
-    partial.replace(folder / name)
+    files.write(folder / name, json.dumps(assessment, indent=1) + "\n")
 
 
 def load(folder: Path, name: str = FILE_NAME) -> Assessment | None:
-    """Reads evaluation.json, or the file called `name`, None where the run has none."""
+    """Reads evaluation.json, or the file called `name`, None where the run has none.
+
+    Raises:
+      UserError: it is damaged.
+    """
     path = folder / name
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    advice = "remove it, and python -m mjx_qflex.evaluate makes it anew"
+    found = files.read_json(path, advice, policies=dict)
+    try:
+        if name == FILE_NAME:
+            table(found)
+            float(found["policies"]["trained"]["return_mean"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise files.damaged(path, files.reason(error), advice) from error
+    return found
 
 
 def table(assessment: Assessment) -> list[str]:

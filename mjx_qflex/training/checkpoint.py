@@ -1,7 +1,8 @@
 """Checkpoints of a whole run: learner, environments, replay, random key and counters.
 
     FOLDER/000000123456/         named after the transitions so far
-        about.json               fingerprint, counters, types and shapes of leaves, sizes of files
+        about.json               fingerprint, counters, types and shapes of leaves, sizes and
+                                 checksums of files
         learner/                 Orbax
         state/                   Orbax; all the rest, the replay too; in the newest checkpoint only
 
@@ -17,7 +18,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +30,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import tensorstore
 
+from mjx_qflex import files
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import hosts
 from mjx_qflex.training.state import RunState
@@ -34,6 +38,8 @@ from mjx_qflex.training.state import RunState
 GIB = 2**30
 KEPT_LEARNERS = 2  # older checkpoints that stay, without their replay
 UNFINISHED = ".unfinished-"
+ABOUT = "about.json"
+CHUNK = 2**22  # bytes read at once for a checksum
 
 
 def _tells_news(record: logging.LogRecord) -> bool:
@@ -65,12 +71,14 @@ class About:
       counters: the host's counters, by name.
       leaves: "dtype[shape]" of each array of the run, by path.
       files: bytes of each file of its items, by path; of older checkpoints, none.
+      checksums: CRC-32 of each of these files; of older checkpoints, none.
     """
 
     fingerprint: dict[str, Any]
     counters: dict[str, int]
     leaves: dict[str, str]
     files: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, int] = field(default_factory=dict)
 
 
 def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
@@ -98,9 +106,14 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
             for item, leaves in _items(run.device).items():
                 _write(unfinished / item, leaves)
             if hosts.is_first():
-                files = {str(file.relative_to(unfinished)): n for file, n in _sizes(unfinished)}
-                about = About(_plain(fingerprint), _counters(run), _describe(run.device), files)
-                (unfinished / "about.json").write_text(json.dumps(asdict(about), indent=1))
+                about = About(
+                    _plain(fingerprint),
+                    _counters(run),
+                    _describe(run.device),
+                    {str(file.relative_to(unfinished)): n for file, n in _sizes(unfinished)},
+                    _checksums(unfinished),
+                )
+                files.write(unfinished / ABOUT, json.dumps(asdict(about), indent=1))
                 os.rename(unfinished, path)
             hosts.barrier("checkpoint complete")
         except (OSError, ValueError, RuntimeError) as error:  # as Orbax's stores tell it
@@ -170,10 +183,16 @@ def read_about(path: Path) -> About:
     Raises:
       UserError: it cannot be read.
     """
+    needed = {"fingerprint": dict, "counters": dict, "leaves": dict}
+    found = files.read_json(path / ABOUT, "start again with another --logdir", **needed)
     try:
-        return About(**json.loads((path / "about.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise _damaged(path, "about.json") from error
+        about = About(**found)
+        numbers = [about.counters[name] for name in ("epochs", "transitions", "updates")]
+        if [type(number) for number in numbers] == [int] * 3 and numbers[1] == int(path.name):
+            return about
+    except (TypeError, KeyError, ValueError):
+        pass
+    raise _damaged(path, ABOUT)
 
 
 def check_disk(folders: Sequence[Path], state_bytes: int) -> None:
@@ -232,6 +251,10 @@ def _read(path: Path, item: str, about: About, expected: Leaves) -> Leaves:
         file = path / name
         if name.startswith(f"{item}/") and not (file.is_file() and file.stat().st_size == size):
             raise _damaged(path, name)
+    expected_sums = {k: v for k, v in about.checksums.items() if k.startswith(f"{item}/")}
+    for name, found in _checksums(path, expected_sums).items():
+        if found != expected_sums[name]:
+            raise _damaged(path, name)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
@@ -244,7 +267,7 @@ def _read(path: Path, item: str, about: About, expected: Leaves) -> Leaves:
             read = checkpointer.restore(
                 (path / item).resolve(), args=ocp.args.PyTreeRestore(stored, restore_args=how)
             )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever damage makes of it, where there were no checksums yet
         raise _damaged(path, item) from error
     return {
         name: read[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
@@ -290,7 +313,7 @@ def _complete(folder: Path) -> list[Path]:
     """Returns the checkpoints in `folder`, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name.isdigit())
+    return sorted(path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name))
 
 
 def _thin_out(folder: Path) -> None:
@@ -334,6 +357,24 @@ def _require_equal(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) ->
             f"has {name}={wanted.get(name, 'absent')}{more}; use the same settings or another "
             "--logdir"
         )
+
+
+def _checksums(path: Path, names: Iterable[str] | None = None) -> dict[str, int]:
+    """Returns the CRC-32 of files in `path`, by default of all, by their path in it."""
+    if names is None:
+        names = [str(file.relative_to(path)) for file, _ in _sizes(path)]
+    with ThreadPoolExecutor() as threads:  # it computes outside of Python's lock
+        return dict(
+            zip(names, threads.map(lambda name: _checksum(path / name), names), strict=True)
+        )
+
+
+def _checksum(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            total = zlib.crc32(chunk, total)
+    return total
 
 
 def _size_on_disk(path: Path) -> int:

@@ -146,7 +146,7 @@ def _read(path: Path, parse: Callable[[Path], Any], notes: list[str]) -> Any:
         return None
     try:
         return parse(path)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         notes.append(f"{path.name} cannot be read ({reason})")
         return None
@@ -164,6 +164,8 @@ def _settings(path: Path) -> Settings:
             settings[name] = value
     if not {"task", "algo", "seed"} <= set(settings):
         raise ValueError("it names no task, algo or seed")
+    if type(settings["seed"]) is not int:
+        raise ValueError("its seed is no whole number")
     return settings
 
 
@@ -171,8 +173,6 @@ def _rows(path: Path) -> list[metrics.Row]:
     rows = metrics.read_rows(path.parent)
     if not rows:
         raise ValueError("it has no whole row")
-    if "transitions" not in rows[0]:
-        raise ValueError("it has no column 'transitions'")
     return rows
 
 

@@ -19,7 +19,10 @@ from mjx_qflex.errors import UserError
 from mjx_qflex.parallel import AXIS
 from mjx_qflex.training import (
     checkpoint,
+    folder_lock,
     hosts,
+    inputs,
+    memory,
     program_store,
     reporting,
     run_folder,
@@ -87,12 +90,31 @@ def train_seeds(
       compiled: folder of compiled programs, what `program_store.enable` returned; None has none.
 
     Raises:
-      UserError: a folder is not writable or holds another run, memory or disk do not suffice,
-        several at once of an on-policy algorithm or on several devices, or devices that are not
-        there or cannot share the worlds or batches; nothing is written then.
+      UserError: a folder is not writable, holds another run or is in another process's hands,
+        memory or disk do not suffice, several at once of an on-policy algorithm or on several
+        devices, or devices that are not there or cannot share the worlds or batches; nothing is
+        written then.
       Interrupted: the user stopped it; what was trained is saved.
     """
     mesh, at_once = _shared_out(asked.algo, at_once, devices)
+    for folder in folders.values():
+        run_folder.check_writable(folder)
+    with hosts.first_alone(folder_lock.held(list(folders.values()))):
+        _train_unfinished(asked, folders, command, interrupt, say, video, at_once, mesh, compiled)
+
+
+def _train_unfinished(
+    asked: Config,
+    folders: Mapping[int, Path],
+    command: str,
+    interrupt: Interrupt,
+    say: Say,
+    video: bool,
+    at_once: int | None,
+    mesh: Mesh | None,
+    compiled: Path | None,
+) -> None:
+    """Trains the seeds that are not finished; `train_seeds` holds their folders."""
     members = [
         member
         for seed, folder in folders.items()
@@ -101,7 +123,8 @@ def train_seeds(
     if not members:
         return
     say(f"building the task {asked.task}")
-    env, algorithm = interrupt.attempt(build, asked, None if mesh is None else AXIS)
+    available = inputs.found(members[0].config, members[0].folder)
+    env, algorithm = interrupt.attempt(build, available, None if mesh is None else AXIS)
     start = interrupt.attempt(_start, asked, algorithm)
     members = _settle_capacity(members, env, at_once, mesh)
     kind = OnPolicyRun if algos.entry(asked.algo).on_policy else Run
@@ -217,7 +240,6 @@ def _shared_out(
 
 def _unfinished(asked: Config, folder: Path, say: Say) -> Member | None:
     """Returns the run to train in `folder`, None where it is finished."""
-    run_folder.check_writable(folder)
     config = run_folder.settle(asked, folder)
     if not run_folder.is_finished(config, folder):
         return Member(config, folder)
@@ -243,7 +265,7 @@ def _settle_capacity(
     if capacity == 0:
         sharing = min(at_once or (1 if jax.default_backend() == "cpu" else 2**31), len(members))
         whole = replace(config.loop, replay_capacity=config.total_steps)
-        free = ring.free_device_bytes()
+        free = memory.free_device_bytes()
         if free is not None:
             free = sharding.free_together(mesh, free) // sharing
         layout = replay_layout(env, whole, worlds.reset_shapes(env))
@@ -262,7 +284,7 @@ def _number_at_once(alone: Loop, number: int, asked: int | None, say: Say) -> in
     if jax.default_backend() == "cpu":
         say("one seed after the other: side by side is no faster on a CPU (see --seeds_at_once)")
         return 1
-    free = ring.free_device_bytes()
+    free = memory.free_device_bytes()
     if free is None:
         return number
     # A checkpoint takes a copy of one seed's state.

@@ -5,9 +5,11 @@ they must all call in the same order. So what one of them alone can know, such a
 time, they agree on between epochs. The first owns the run folder and does the talking.
 """
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,9 @@ def start(
         )
     if coordinator is not None:
         assert num_processes is not None and process_id is not None
+        host, _, port = coordinator.rpartition(":")
+        if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+            raise UserError(f"--coordinator={coordinator}: give HOST:PORT, such as 10.0.0.1:1234")
         if not 0 <= process_id < num_processes:
             raise UserError(
                 f"--process_id={process_id}: give 0 to {num_processes - 1}, one to each process"
@@ -66,9 +71,9 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
     Raises:
       UserError: there are several, but JAX cannot find them.
     """
-    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+    if _count(environment, "SLURM_STEP_NUM_TASKS") > 1:
         return True
-    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+    if _count(environment, "OMPI_COMM_WORLD_SIZE") > 1:
         if "OMPI_MCA_orte_hnp_uri" not in environment:
             raise UserError(
                 "this Open MPI does not tell where its first process is; give "
@@ -92,13 +97,43 @@ def whole_node(environment: Mapping[str, str]) -> list[int] | None:
     tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "")
     number = environment.get("SLURM_GPUS_ON_NODE")
     alone = set(part.partition("(")[0] for part in tasks.split(",")) == {"1"}
-    return list(range(int(number))) if alone and number else None
+    if not alone or not number:
+        return None
+    return list(range(_count(environment, "SLURM_GPUS_ON_NODE")))
+
+
+def _count(environment: Mapping[str, str], name: str) -> int:
+    """Returns a variable's number, 1 where it is not set.
+
+    Raises:
+      UserError: it is none.
+    """
+    text = environment.get(name, "1")
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise UserError(f"{name}={text!r} is no number of processes or devices; unset it")
+    return int(text)
 
 
 def _initialize(**options: Any) -> None:
     # JAX would take SIGTERM for itself.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(shutdown_timeout_seconds=FINISH_SECONDS, **options)
+
+
+def backend() -> str:
+    """Returns the platform that JAX computes on, as `jax.default_backend()` names it.
+
+    Raises:
+      UserError: JAX finds none of the devices that it is told to use.
+    """
+    try:
+        return jax.default_backend()
+    except (RuntimeError, AssertionError) as error:
+        why = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        told = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(
+            f"JAX finds no device with JAX_PLATFORMS={told!r}{why}; unset it, or set it to cpu"
+        ) from error
 
 
 def leave() -> None:
@@ -114,6 +149,26 @@ def several() -> bool:
 def is_first() -> bool:
     """Returns whether this process owns the run folder."""
     return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def first_alone(context: contextlib.AbstractContextManager) -> Iterator[None]:
+    """Enters a context in the first process alone; what it refuses, all processes refuse.
+
+    Raises:
+      UserError: the first process's own, or that there was one.
+    """
+    refused: UserError | None = None
+    with contextlib.ExitStack() as stack:
+        if is_first():
+            try:
+                stack.enter_context(context)
+            except UserError as error:
+                refused = error
+        (failed,) = largest(refused is not None)
+        if failed:
+            raise refused or UserError("the first process refuses this command; see what it says")
+        yield
 
 
 def barrier(name: str) -> None:

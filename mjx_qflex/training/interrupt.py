@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM as a request to stop, seen at once even while XLA compiles or computes.
+"""Ctrl-C, SIGTERM and a hang-up as a request to stop, seen at once, even while XLA computes.
 
 A Python signal handler runs on the main thread, and only between its bytecodes, so a main thread
 that waits inside XLA would hear nothing for minutes. The main thread therefore only ever waits:
 every long call runs on a thread of its own.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_SECONDS = 0.1
 
 
@@ -22,7 +23,10 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """A context in which the first SIGINT or SIGTERM is noted and the second aborts."""
+    """A context in which the first of `SIGNALS` is noted and the second aborts.
+
+    A hang-up that was ignored before (`nohup`) still is.
+    """
 
     def __init__(self, say: Callable[[str], None] = print):
         self.requested = False
@@ -31,6 +35,8 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -39,10 +45,13 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self.requested and number == signal.SIGHUP:
+            return  # a terminal that goes away says so more than once, and means no hurry
         if self.requested:
             os._exit(128 + number)
         self.requested = True
-        self._say(f"{signal.Signals(number).name}: stopping (once more aborts at once)")
+        with contextlib.suppress(RuntimeError):  # in the middle of another line
+            self._say(f"{signal.Signals(number).name}: stopping (once more aborts at once)")
 
     def complete(self, function: Callable[..., Result], *args: Any) -> Result:
         """Calls `function` and waits for it, whatever is requested meanwhile."""

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from brax.envs.base import State
 from jax.sharding import Mesh
 
-from mjx_qflex import parallel
+from mjx_qflex import bounds, parallel
 from mjx_qflex.conditional import when
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.training import evaluation, sharding, worlds
+from mjx_qflex.training import evaluation, memory, sharding, worlds
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import reduce_metrics
 from mjx_qflex.training.compiled import Loop
@@ -83,14 +83,7 @@ class LoopConfig:
     eval_envs: int = 64
 
     def __post_init__(self):
-        for name in ("updates_per_step", "prefill_transitions", "replay_capacity"):
-            if getattr(self, name) < 0:
-                raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 0 or more")
-        positive = ("num_envs", "batch_size", "steps_per_epoch", "eval_envs")
-        positive += ("reset_pool", "reset_pool_steps")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 1 or more")
+        bounds.check("loop.", vars(self))
         names = {
             "prefill_actions": PrefillActions,
             "replay_obs_dtype": ring.ObsDtype,
@@ -127,7 +120,8 @@ def make_loop(
       store: where compiled programs of this environment and algorithm are kept; None is nowhere.
 
     Raises:
-      UserError: the replay does not fit on the device, or the devices cannot share the sizes.
+      UserError: the replay or the state does not fit on the device, or the devices cannot share the
+        sizes.
     """
     programs = {
         **_training_programs(env, algorithm, config, num_seeds, mesh),
@@ -137,8 +131,11 @@ def make_loop(
         for name, one in programs.items():
             one.store = store.of(name, config, num_seeds)
     shapes = programs["init"].shapes(key_shape(num_seeds))
-    replay_bytes = ring.num_bytes(shapes.replay)
-    ring.check_fits(sharding.bytes_of_each(mesh, replay_bytes), ring.free_device_bytes())
+    replay_bytes, state_bytes = ring.num_bytes(shapes.replay), ring.num_bytes(shapes)
+    free = memory.free_device_bytes()
+    ring.check_fits(sharding.bytes_of_each(mesh, replay_bytes), free)
+    whole = sharding.bytes_of_each(mesh, state_bytes)
+    ring.check_fits(whole, free, "the run's state", "loop.num_envs, algo.width or algo.depth")
     prefill_steps = _prefill_steps(config)
 
     def init(key: jax.Array) -> RunState:
@@ -169,7 +166,7 @@ def make_loop(
         rollout=partial(evaluation.record, programs["rollout"]),
         programs=programs,
         replay_bytes=replay_bytes,
-        state_bytes=ring.num_bytes(shapes),
+        state_bytes=state_bytes,
         num_seeds=num_seeds,
         mesh=mesh,
     )

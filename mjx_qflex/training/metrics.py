@@ -1,6 +1,7 @@
 """What one sees of a run: rows in metrics.csv and TensorBoard, and a line of progress."""
 
 import csv
+import io
 import math
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from mjx_qflex import files
 from mjx_qflex.errors import UserError
 
 FILE_NAME = "metrics.csv"
@@ -32,13 +34,12 @@ class MetricsLog:
         self._path = folder / FILE_NAME
         rows = [row for row in read_rows(folder) if row["transitions"] <= transitions]
         self._header = list(rows[0]) if rows else None
-        partial = folder / (FILE_NAME + ".partial")
-        with partial.open("w", newline="") as file:
-            if self._header:
-                writer = csv.DictWriter(file, self._header)
-                writer.writeheader()
-                writer.writerows(map(_to_text, rows))
-        partial.replace(self._path)
+        text = io.StringIO(newline="")
+        if self._header:
+            writer = csv.DictWriter(text, self._header)
+            writer.writeheader()
+            writer.writerows(map(_to_text, rows))
+        files.write(self._path, text.getvalue())
         self._file = self._path.open("a", newline="")
         self._board = _Board(folder / TENSORBOARD_FOLDER, transitions + 1 if rows else None)
 
@@ -106,17 +107,30 @@ def read_rows(folder: Path) -> list[Row]:
     """Returns the rows of the log in `folder`, empty cells as NaN; none where there is no log.
 
     A last line that a killed process left incomplete is dropped.
+
+    Raises:
+      UserError: the log is damaged; says where.
     """
     path = folder / FILE_NAME
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        records = list(csv.DictReader(file))
+    advice = "choose another --logdir, or repair it"
+    text = files.read_text(path)
+    whole = text[: text.rfind("\n") + 1]
+    try:
+        header, *lines = [*csv.reader(io.StringIO(whole, newline=""))] or [[]]
+    except csv.Error as error:
+        raise files.damaged(path, files.reason(error), advice) from error
+    if lines and "transitions" not in header:
+        raise files.damaged(path, "it has no column 'transitions'", advice)
     rows = []
-    for record in records:
-        if None in record or None in record.values():
-            continue
-        rows.append({name: float(cell) if cell else math.nan for name, cell in record.items()})
+    for number, cells in enumerate(lines, start=2):
+        try:
+            row = {name: float(x or "nan") for name, x in zip(header, cells, strict=True)}
+            int(row["transitions"])  # is a number
+        except (ValueError, OverflowError) as error:
+            raise files.damaged(path, f"line {number}: {files.reason(error)}", advice) from error
+        rows.append(row)
     return rows
 
 

@@ -7,7 +7,7 @@ takes from it, epoch by epoch, what it has learnt and what the episodes were lik
 import contextlib
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -17,6 +17,7 @@ from brax.envs.base import Env, State
 from brax.training.agents.ppo import train as brax_ppo
 from flax import struct
 
+from mjx_qflex import bounds
 from mjx_qflex.algos import ppo
 from mjx_qflex.algos.ppo import PpoConfig, PpoLearner
 from mjx_qflex.errors import UserError
@@ -55,9 +56,7 @@ class OnPolicyConfig:
     eval_envs: int = 64
 
     def __post_init__(self):
-        for name in (field.name for field in fields(self)):
-            if getattr(self, name) < 1:
-                raise UserError(f"loop.{name} is {getattr(self, name)}; it must be 1 or more")
+        bounds.check("loop.", vars(self))
         unrolls = self.batch_size * self.num_minibatches
         if unrolls % self.num_envs:
             raise UserError(

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from mjx_qflex import files
 from mjx_qflex.training import comparison
 from mjx_qflex.training.comparison import Group, Run
 from mjx_qflex.training.metrics import duration, number
@@ -77,9 +78,7 @@ def write(runs: list[Run], groups: list[Group], output: Path, x: str, statistic:
       x: name in `X_AXES`.
       statistic: name in `statistics.STATISTICS`.
     """
-    partial = output.with_name(output.name + ".partial")
-    partial.write_text(render(runs, groups, output.parent, x, statistic), encoding="utf-8")
-    partial.replace(output)
+    files.write(output, render(runs, groups, output.parent, x, statistic))
 
 
 def render(runs: list[Run], groups: list[Group], folder: Path, x: str, statistic: str) -> str:

@@ -14,6 +14,7 @@ import importlib.metadata
 import os
 import pickle
 import platform
+import re
 import sys
 import tempfile
 import types
@@ -28,7 +29,9 @@ import mujoco
 import numpy as np
 from jax.experimental import serialize_executable
 
-from mjx_qflex import resources
+from mjx_qflex import files, resources
+from mjx_qflex.errors import UserError
+from mjx_qflex.training import hosts
 
 Say = Callable[[str], None]
 FORMAT = "1"  # of what is kept
@@ -36,6 +39,7 @@ MAX_BYTES = 2 * 2**30  # of a folder; what was not used for longest goes first
 PLATFORMS = ("cpu",)  # where loading executables has been tried; elsewhere JAX's layer serves
 JAX, EXECUTABLES = "jax", "mjx_qflex"  # folders of the two layers
 EXECUTABLE = ".executable"
+NAME = re.compile(r"[0-9a-f]{32}\.executable")  # of a file beside the one that leads to it
 # XLA reads these itself; what JAX reads shows in its config.
 VARIABLES = ("XLA_", "LIBTPU_", "TF_XLA_", "NVIDIA_")
 
@@ -83,8 +87,8 @@ class ProgramStore:
 
     def load(self, args: tuple[Any, ...]) -> Any:
         """Returns the `jax.stages.Compiled` for arguments of these shapes, None if not kept."""
-        name = _read(self._leads(args))
-        return None if name is None else self._load(self.folder / name.decode(errors="replace"))
+        name = (_read(self._leads(args)) or b"").decode(errors="replace")
+        return self._load(self.folder / name) if NAME.fullmatch(name) else None
 
     def compile(
         self, args: tuple[Any, ...], lowered: jax.stages.Lowered, options: dict[str, Any] | None
@@ -144,17 +148,29 @@ def enable(say: Say) -> Path | None:
     `JAX_ENABLE_COMPILATION_CACHE=false` leaves all caching off.
 
     Returns:
-      The folder of executables, None where there is to be none or it cannot be written to.
+      The folder of executables, None where there is to be none, it cannot be written to, or others
+      can: a program that they put there would be run.
+
+    Raises:
+      UserError: JAX finds no device.
     """
+    hosts.backend()
     if not jax.config.jax_enable_compilation_cache:
         return None
     chosen = jax.config.jax_compilation_cache_dir
-    folder = Path(chosen or resources.cache_folder() / "compiled" / machine()[:16])
+    try:
+        folder = Path(chosen or resources.cache_folder() / "compiled" / machine()[:16])
+    except UserError as error:
+        say(f"compiling without a cache: {error}")
+        return None
     try:
         for place in (folder if chosen else folder / JAX, folder / EXECUTABLES):
-            place.mkdir(parents=True, exist_ok=True)
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryFile(dir=place):
                 pass
+            if danger := files.who_else_writes(place):
+                say(f"compiling without a cache: {danger}, and what it holds is run")
+                return None
     except OSError as error:
         say(f"compiling without a cache: cannot write in {folder} ({error.strerror})")
         return None
@@ -294,9 +310,15 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _read(path: Path) -> bytes | None:
-    """Returns what is in a file, which counts as used now; None if it cannot be read."""
+    """Returns what is in a file, which counts as used now; None if it cannot be read.
+
+    Nor is what somebody else may have put there: it will be run.
+    """
     try:
-        data = path.read_bytes()
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            if not files.is_own(file.fileno()):
+                return None
+            data = file.read()
         os.utime(path)
     except OSError:
         return None

@@ -19,10 +19,8 @@ Every array has the worlds' axis; only the two counters of vector steps are comm
 
 import bisect
 import math
-import os
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import chex
@@ -89,7 +87,8 @@ class Replay(struct.PyTreeNode):
     """A ring of transitions.
 
     Attributes:
-      obs: `[T + 1 + K, N, ...]`, see above, in the dtype of the layout.
+      obs: `[T + 1 + K, N, ...]`, see above; float32, or the bits of bfloat16 as uint16, since
+        XLA:CPU computes in float32 whatever it does with bfloat16, and would copy the whole ring.
       action, reward, discount: `[T, N, ...]`, each in the dtype it was given in.
       valid: bool `[T, N]`; False for rows not yet written and for the finite filler that stands in
         for a world that went non-finite.
@@ -150,7 +149,7 @@ def init(layout: Layout) -> Replay:
         return jnp.zeros((rows, num_envs, *field.shape), field.dtype)
 
     return Replay(
-        obs=jnp.zeros((rows + 1 + endings, num_envs, *spec.obs.shape), layout.obs_dtype),
+        obs=_stored(jnp.zeros((rows + 1 + endings, num_envs, *spec.obs.shape), layout.obs_dtype)),
         action=zeros(spec.action),
         reward=zeros(spec.reward),
         discount=zeros(spec.discount),
@@ -179,17 +178,19 @@ def add(replay: Replay, transition: Transition, ended: jax.Array, valid: jax.Arr
     chex.assert_trees_all_equal_dtypes(replay.action, transition.action)
 
     def write(field: jax.Array, slab: jax.Array, row: Any = replay.row) -> jax.Array:
-        slab = slab.astype(field.dtype)
         return jax.lax.dynamic_update_slice_in_dim(field, slab[None], row, axis=0)
 
     (endings, _), kept = replay.ended_at.shape, ended & valid
     worlds = jnp.arange(num_envs)
-    obs = write(replay.obs, transition.obs)
-    obs = write(obs, transition.next_obs, rows)
-    place = jnp.where(kept, rows + 1 + replay.next_ending, obs.shape[0])  # the last is nowhere
-    obs = obs.at[place, worlds].set(
-        transition.next_obs.astype(obs.dtype), mode="drop", unique_indices=True
+    half = replay.obs.dtype == jnp.uint16
+    seen, led_to = (
+        _stored(x.astype(jnp.bfloat16 if half else replay.obs.dtype))
+        for x in (transition.obs, transition.next_obs)
     )
+    obs = write(replay.obs, seen)
+    obs = write(obs, led_to, rows)
+    place = jnp.where(kept, rows + 1 + replay.next_ending, obs.shape[0])  # the last is nowhere
+    obs = obs.at[place, worlds].set(led_to, mode="drop", unique_indices=True)
     # What is overwritten completed a row, which goes, and with it all rows before.
     overwritten = replay.ended_at[replay.next_ending, worlds]
     age = replay.step - overwritten
@@ -286,12 +287,25 @@ def _read(replay: Replay, row: jax.Array, env: jax.Array) -> Transition:
     went_on = jnp.where(newest, num_rows, (row + 1) % num_rows)
     next_row = jnp.where(ending < 0, went_on, num_rows + 1 + ending)
     return Transition(
-        obs=replay.obs[row, env].astype(jnp.float32),
+        obs=_as_seen(replay.obs[row, env]),
         action=replay.action[row, env],
         reward=replay.reward[row, env],
         discount=replay.discount[row, env],
-        next_obs=replay.obs[next_row, env].astype(jnp.float32),
+        next_obs=_as_seen(replay.obs[next_row, env]),
     )
+
+
+def _stored(obs: jax.Array) -> jax.Array:
+    """Returns observations as the ring keeps them, see `Replay.obs`."""
+    half = obs.dtype == jnp.bfloat16
+    return jax.lax.bitcast_convert_type(obs, jnp.uint16) if half else obs
+
+
+def _as_seen(stored: jax.Array) -> jax.Array:
+    """Returns what `_stored` made of observations as float32."""
+    if stored.dtype == jnp.uint16:
+        stored = jax.lax.bitcast_convert_type(stored, jnp.bfloat16)
+    return stored.astype(jnp.float32)
 
 
 def _draw_exactly(
@@ -342,47 +356,19 @@ def num_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def check_fits(needed: int, free: int | None) -> None:
-    """Refuses a ring of `needed` bytes that the `free` bytes of the device cannot hold.
+def check_fits(
+    needed: int,
+    free: int | None,
+    what: str = "the replay",
+    keys: str = "loop.replay_capacity",
+) -> None:
+    """Refuses `what`, of `needed` bytes, where the `free` bytes of the device cannot hold it.
 
     Raises:
-      UserError: it does not fit; the message names both sizes and the key to lower.
+      UserError: it does not fit; the message names both sizes and the `keys` to lower.
     """
     if free is not None and needed > USABLE_SHARE * free:
         raise UserError(
-            f"the replay needs {needed / GIB:.2f} GiB, but {free / GIB:.2f} GiB are free on the "
-            f"device, of which {USABLE_SHARE:.0%} may go to it; lower loop.replay_capacity"
+            f"{what} needs {needed / GIB:.2f} GiB, but {free / GIB:.2f} GiB are free on the "
+            f"device, of which {USABLE_SHARE:.0%} may go to it; lower {keys}"
         )
-
-
-def free_device_bytes() -> int | None:
-    """Returns the bytes free on the default device, None where the platform does not tell."""
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
-        return _free_host_bytes()
-    stats = device.memory_stats() or {}
-    if "bytes_limit" not in stats:
-        return None
-    return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-
-
-def _free_host_bytes() -> int | None:
-    """Returns the free memory of the host, or of its control group where that is less."""
-    free = []
-    available = _numbers(Path("/proc/meminfo")).get("MemAvailable:")
-    if available is not None:
-        free.append(available * 1024)
-    elif "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and limit.read_text().strip().isdigit():
-        # Not memory.current: that counts the file cache, which gives way.
-        used = _numbers(limit.with_name("memory.stat")).get("anon", 0)
-        free.append(int(limit.read_text()) - used)
-    return min(free, default=None)
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """Returns the lines "name number ..." of a file by name; none where there is no such file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {name: int(value) for name, value, *_ in map(str.split, lines)}

@@ -12,7 +12,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mjx_qflex import files
 from mjx_qflex.config import Config
+from mjx_qflex.errors import UserError
 from mjx_qflex.training import assessment, guidance, metrics
 from mjx_qflex.training.metrics import duration, number
 
@@ -67,7 +69,7 @@ def write_summary(
         "memory_gib": last["memory_gib"],
         **rates,
     }
-    (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + "\n")
+    files.write(folder / SUMMARY_NAME, json.dumps(summary, indent=1) + "\n")
 
 
 def _steady_rates(folder: Path) -> dict[str, float]:
@@ -90,7 +92,8 @@ def write_curve(folder: Path, title: str) -> None:
     upper.set(title=title, ylabel="return of an episode")
     lower.set(xlabel="transitions", ylabel="length of an episode (control steps)")
     upper.legend()
-    figure.savefig(folder / CURVE_NAME)
+    with files.beside(folder / CURVE_NAME) as temporary:
+        figure.savefig(temporary)
 
 
 def _plot(axes: Any, rows: list[metrics.Row], column: str, style: str, label: str) -> None:
@@ -100,10 +103,28 @@ def _plot(axes: Any, rows: list[metrics.Row], column: str, style: str, label: st
 
 
 def write_report(folder: Path) -> None:
-    """Writes report.md from the run folder's summary.json, evaluation.json and guidance.json."""
-    summary = json.loads((folder / SUMMARY_NAME).read_text())
+    """Writes report.md from the run folder's summary.json, evaluation.json and guidance.json.
+
+    Raises:
+      UserError: one of them is damaged.
+    """
+    advice = "remove it, and the command of the run makes it anew"
+    summary = files.read_json(folder / SUMMARY_NAME, advice, task=str, algo=str)
     result = assessment.load(folder)
     assert result is not None, "an assessment is saved before its report"
+    try:
+        text = _report(folder, summary, result)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        names = ", ".join((SUMMARY_NAME, assessment.FILE_NAME, guidance.FILE_NAME))
+        raise UserError(
+            f"one of {names} in {folder} is damaged ({error!r}); remove it, and repeat the command "
+            "that made it"
+        ) from error
+    files.write(folder / REPORT_NAME, text)
+
+
+def _report(folder: Path, summary: dict[str, Any], result: assessment.Assessment) -> str:
+    """Returns the text of report.md."""
     lines = [
         f"# {summary['task']} trained with {summary['algo']}",
         "",
@@ -131,7 +152,7 @@ def write_report(folder: Path) -> None:
         "and renders again. All settings are in `config.json`, all numbers in `metrics.csv` and "
         f"`{metrics.TENSORBOARD_FOLDER}/`.",
     ]
-    (folder / REPORT_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
 
 
 def _what(summary: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from mjx_qflex.training import (
     checkpoint,
     driver,
     guidance,
+    inputs,
     metrics,
     reporting,
     run_folder,
@@ -222,7 +223,7 @@ def restore(folder: Path, interrupt: Interrupt, say: Say) -> Trained:
     config = configs.load(folder)
     newest = run_folder.newest_checkpoint(folder)
     say(f"building the task {config.task}")
-    env, algorithm = interrupt.attempt(driver.build, config)
+    env, algorithm = interrupt.attempt(driver.build, inputs.kept(config, folder))
     key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
     learner = checkpoint.restore_learner(newest, jax.eval_shape(algorithm.init, key))
     transitions = checkpoint.read_about(newest).counters["transitions"]

@@ -76,7 +76,7 @@ class Run:
         self.evaluated_transitions = 0.0  # where the newest evaluation was
         self.seconds = np.zeros(len(members))  # of training, all processes of each run together
         self.last_save, self.save_seconds, self.last_line = time.monotonic(), 0.0, -np.inf
-        self.noted_small_replay = False
+        self.noted_small_replay = self.noted_broken_worlds = False
 
     def _make_loop(self) -> Loop:
         return self.loops(self.config.loop, self.num_seeds if self.num_seeds > 1 else None)
@@ -118,9 +118,13 @@ class Run:
             ]
             for index, member in enumerate(self.members):
                 rows = metrics.read_rows(member.folder)
-                self.seconds[index] = rows[-1]["seconds"] if rows else 0.0
-                evaluated = [row for row in rows if not np.isnan(row["evaluation/return"])]
-                self.evaluated_transitions = evaluated[-1]["transitions"] if evaluated else 0.0
+                self.seconds[index] = rows[-1].get("seconds", 0.0) if rows else 0.0
+                evaluated = [
+                    row["transitions"]
+                    for row in rows
+                    if not np.isnan(row.get("evaluation/return", np.nan))
+                ]
+                self.evaluated_transitions = max(evaluated, default=0.0)
         (self.evaluated_transitions,) = hosts.largest(self.evaluated_transitions)
 
     def _restore(self) -> None:
@@ -168,6 +172,7 @@ class Run:
         self._start_clock()
         while self.run.transitions < self.config.total_steps:
             before, rows = self.run, self._epoch()
+            self._note_broken_worlds(rows)
             self._after_epoch(before, rows)
             if self.run.epochs == 1:
                 self._note_long_epochs(rows[0]["seconds"])
@@ -215,6 +220,17 @@ class Run:
             self.say(
                 f"so many episodes end that the replay holds the newest {complete:,} transitions "
                 "only (replay_transitions in the metrics); a larger loop.replay_capacity holds more"
+            )
+
+    def _note_broken_worlds(self, rows: Sequence[metrics.Row]) -> None:
+        """Says once that most worlds break, in which nothing can be learnt."""
+        broken = max(row.get("nonfinite_worlds", 0.0) for row in rows)
+        if broken > self.config.loop.num_envs / 2 and not self.noted_broken_worlds:
+            self.noted_broken_worlds = True
+            self.say(
+                f"the simulation went non-finite {broken:,.0f} times in this epoch of "
+                f"{self.config.loop.num_envs:,} worlds: what is learnt from the rest means little; "
+                "check the task's settings, and its motion if it follows one"
             )
 
     def _note_long_epochs(self, seconds: float) -> None:

@@ -1,15 +1,19 @@
 """The run folder: whether a run may be written there, and what one already there agrees on."""
 
+import contextlib
 import dataclasses
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mjx_qflex import config as configs
+from mjx_qflex import files
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import assessment, checkpoint, reporting
+from mjx_qflex.training import assessment, checkpoint, inputs, metrics, reporting
+from mjx_qflex.training.replay import num_rows
 from mjx_qflex.training.state import RunState
 
 CHECKPOINTS = "checkpoints"  # folder of checkpoints in the run folder
@@ -37,8 +41,9 @@ class Member:
         return replace(self, config=replace(self.config, loop=loop))
 
     def save_config(self) -> None:
-        """Writes the config; makes the folder where missing."""
+        """Writes the config and the files that it names; makes the folder where missing."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        inputs.keep(self.config, self.folder)
         configs.save(self.config, self.folder)
 
     def restore(self, shapes: RunState) -> RunState:
@@ -70,28 +75,61 @@ def check_writable(folder: Path) -> None:
     Raises:
       UserError: they cannot; says why.
     """
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        with contextlib.suppress(FileNotFoundError):
+            folder.stat()  # refuses a name that no file can have
+        place = next(place for place in (folder, *folder.parents) if place.exists())
         with tempfile.TemporaryFile(dir=place):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot write in the run folder {folder}: {error.strerror} ({place}); choose another "
-            "with --logdir"
+            f"cannot write in the run folder {folder}: {files.reason(error)}; choose another with "
+            "--logdir"
         ) from error
 
 
 def settle(asked: Config, folder: Path) -> Config:
-    """Returns the config to run with: that of the run in `folder`, where there is one."""
+    """Returns the config to run with: that of the run in `folder`, where there is one.
+
+    Raises:
+      UserError: the folder holds another run or is damaged, or there is nothing to train.
+    """
+    _require_training(asked)
+    _check_kinds(folder)
+    checkpoints = checkpoint.newest(folder / CHECKPOINTS) is not None
+    rows = metrics.read_rows(folder)
     if (folder / configs.FILE_NAME).exists():
+        # One that was stopped before it trained leaves a config, and nothing that it is needed for.
+        trained = checkpoints or rows or assessment.load(folder)
+        if not trained:
+            return asked
+        inputs.check(asked, folder)
         return configs.continued(configs.load(folder), asked)
-    if checkpoint.newest(folder / CHECKPOINTS) is not None:
+    if checkpoints:
         raise UserError(
             f"{folder} holds checkpoints but no {configs.FILE_NAME}; choose another --logdir"
         )
     return asked
+
+
+def _check_kinds(folder: Path) -> None:
+    """Refuses a file where a run has a folder, and the other way around."""
+    for name in (CHECKPOINTS, metrics.TENSORBOARD_FOLDER):
+        if os.path.lexists(folder / name) and not (folder / name).is_dir():
+            raise UserError(f"{folder / name} is no folder; choose another --logdir, or remove it")
+    for name in (configs.FILE_NAME, metrics.FILE_NAME, assessment.FILE_NAME):
+        if os.path.lexists(folder / name) and not (folder / name).is_file():
+            raise UserError(f"{folder / name} is no file; choose another --logdir, or remove it")
+
+
+def _require_training(config: Config) -> None:
+    prefill = getattr(config.loop, "prefill_transitions", 0)
+    filled = num_rows(config.loop.num_envs, prefill) * config.loop.num_envs
+    if config.total_steps <= filled:
+        raise UserError(
+            f"total_steps is {config.total_steps:,}, and the first {filled:,} transitions only "
+            "fill the replay; give more, or a smaller loop.prefill_transitions"
+        )
 
 
 def is_finished(config: Config, folder: Path) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mjx_qflex import train
+from mjx_qflex import bounds, train
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
@@ -145,12 +145,16 @@ def _typed(path: Path, key: str, value: Any, kind: type) -> Any:
 
 def _seeds(path: Path, value: Any) -> list[int]:
     """Returns the seeds: those of a list, or as many as a number says."""
-    seeds = list(range(value)) if type(value) is int else value
-    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if type(value) is int:
+        bounds.check_value(f"{path}: seeds", value, "--seeds")
+        return list(range(value))
+    seeds = value
+    whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
         raise UserError(
             f"{path}: seeds = {value!r}; give their number, or a list of different whole numbers"
         )
+    bounds.check_value(f"{path}: a seed", seeds, "seed")
     return seeds
 
 
@@ -164,7 +168,7 @@ def _lines(path: Path, data: Table, table: str) -> list[Table]:
     named: dict[str, Table] = {}
     for line in lines:
         _check(path, line, LINE_KEYS, f"[[{table}]]")
-        name = line.get("name") or line.get(TABLES[table])
+        name = line.get("name", line.get(TABLES[table]))
         if name is None:
             raise UserError(f"{path}: a [[{table}]] has no name; add name = ...")
         if not NAME.fullmatch(name):

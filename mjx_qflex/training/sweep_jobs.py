@@ -289,6 +289,9 @@ def _detail(run: Run, states: Mapping[str, State]) -> str:
         return f"{run.name} failed: {last_words(run)}; {run.log}"
     if state not in (State.RUNNING, State.STOPPED):
         return ""
-    rows = metrics.read_rows(run.folder)
+    try:
+        rows = metrics.read_rows(run.folder)
+    except UserError as error:
+        return f"{run.name} {state}: {error}"
     done = rows[-1]["transitions"] if rows else 0
     return f"{run.name} {state}: {done:,.0f} of {run.config.total_steps:,} transitions"
