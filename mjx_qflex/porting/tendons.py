@@ -72,6 +72,7 @@ class Tendons:
     """The paths of E muscles that are evaluated exactly."""
 
     muscles: np.ndarray  # [E] actuator indices
+    gear: np.ndarray  # [E] what lengths, and forces on the way back, are multiplied by
     rigid_length: np.ndarray  # [E] m, of all pieces on one rigid piece of the body
     straight: Straight
     wraps: tuple[Wraps, ...]
@@ -88,7 +89,7 @@ def from_model(model: mujoco.MjModel, tree: Tree, muscles: Sequence[int]) -> Ten
     """Collects the paths of the actuators `muscles` of `model`.
 
     Raises:
-      UserError: a path with a pulley or a joint in it.
+      UserError: a path with a pulley in it.
     """
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
@@ -117,6 +118,7 @@ def from_model(model: mujoco.MjModel, tree: Tree, muscles: Sequence[int]) -> Ten
     muscle, start, end = np.reshape(np.array(straight, int), (-1, 3)).T
     return Tendons(
         muscles=np.array(muscles, int),
+        gear=model.actuator_gear[np.array(muscles, int), 0],
         rigid_length=rigid,
         straight=Straight(muscle, _sites(model, tree, start), _sites(model, tree, end)),
         wraps=tuple(_wraps(model, tree, *key, rows) for key, rows in sorted(wraps.items())),
@@ -131,8 +133,8 @@ def _pieces(model: mujoco.MjModel, tendon: int) -> list[tuple[int, ...]]:
     objects: list[int] = model.wrap_objid[path].tolist()
     if not {_SITE, _SPHERE, _CYLINDER}.issuperset(kinds):
         raise UserError(
-            f"the path {model.tendon(tendon).name!r} has a pulley or a joint in it, "
-            "which a ported body cannot have; remove it in the recipe"
+            f"the path {model.tendon(tendon).name!r} has a pulley in it, which exact paths cannot "
+            "have; let it be fitted ([paths] exact = false, or a list of the other muscles)"
         )
     pieces, i = [], 0
     while i < len(kinds) - 1:
@@ -198,7 +200,8 @@ def evaluate(tendons: Tendons, world: dynamics.Poses, origin: jax.Array) -> Tend
         lengths.append(arc)
     of_muscle = np.concatenate([tendons.straight.muscle, *(w.muscle for w in tendons.wraps)])
     moving = _sum_by_muscle(jnp.concatenate(lengths), of_muscle, len(tendons.muscles))
-    return TendonState(moving + tendons.rigid_length, jnp.concatenate(lines, axis=1))
+    length = _geared(tendons, moving + tendons.rigid_length)
+    return TendonState(length, jnp.concatenate(lines, axis=1))
 
 
 def velocity(tendons: Tendons, state: TendonState, node_velocity: jax.Array) -> jax.Array:
@@ -207,7 +210,7 @@ def velocity(tendons: Tendons, state: TendonState, node_velocity: jax.Array) -> 
     moving = jnp.concatenate([node_velocity, jnp.zeros((6, 1))], axis=1)
     relative = moving[:, end] - moving[:, start]
     rate = jnp.sum(state.line * relative, axis=0)
-    return _sum_by_muscle(rate, muscle, len(tendons.muscles))
+    return _geared(tendons, _sum_by_muscle(rate, muscle, len(tendons.muscles)))
 
 
 def node_wrenches(
@@ -217,7 +220,11 @@ def node_wrenches(
     muscle, start, end = _lines(tendons)
     nodes = np.arange(num_nodes)
     leads = np.equal.outer(end, nodes).astype(float) - np.equal.outer(start, nodes)
-    return dynamics.matmul(state.line * force[muscle][None], leads)
+    return dynamics.matmul(state.line * _geared(tendons, force)[muscle][None], leads)
+
+
+def _geared(tendons: Tendons, values: jax.Array) -> jax.Array:
+    return values if (tendons.gear == 1).all() else values * tendons.gear
 
 
 def _lines(tendons: Tendons) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
