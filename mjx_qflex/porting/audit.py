@@ -59,7 +59,7 @@ def _label(model: mujoco.MjModel, kind: str, number: int | np.integer) -> str:
 
 def _any_of_each(values: np.ndarray) -> np.ndarray:
     """Whether any of each element's `values [n, ...]` is true, `[n]`."""
-    return values.any(axis=tuple(range(1, values.ndim)))
+    return np.asarray(values.any(axis=tuple(range(1, values.ndim))))
 
 
 def _check_default(model: mujoco.MjModel, field: str, rule: fields.Default) -> None:

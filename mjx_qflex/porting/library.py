@@ -133,7 +133,8 @@ def _compiled_paths(
         return ()
     key = _content_key(instructions, source)
     shipped = instructions.folder / "paths.npz"
-    cached = resources.cache_folder() / "paths" / f"{instructions.name}-{key[:16]}.npz"
+    # Fits in the folder "paths", of before, need not hold their tolerances.
+    cached = resources.cache_folder() / "fits" / f"{instructions.name}-{key[:16]}.npz"
     for path in (shipped, cached):
         groups = read_paths(path, key)
         if groups is not None:

@@ -1,7 +1,7 @@
 """Muscle paths of a source model that are wrong, put right on its MuJoCo specification.
 
 A repair leaves points out of one muscle's path. Porting and parity see the repaired model alone;
-`parity.repair_changes` says how far it is from the model as it came.
+`changes.repair_changes` says how far it is from the model as it came.
 """
 
 from collections.abc import Mapping

@@ -18,7 +18,7 @@ def text(value: Any) -> str | None:
 
 def texts(value: Any) -> str | None:
     right = isinstance(value, list) and all(text(v) is None for v in value)
-    return None if right else "a list of texts"
+    return None if right else "a list of names"
 
 
 def flag(value: Any) -> str | None:
@@ -27,7 +27,7 @@ def flag(value: Any) -> str | None:
 
 def flag_or_texts(value: Any) -> str | None:
     right = flag(value) is None or texts(value) is None
-    return None if right else "true, false or a list of texts"
+    return None if right else "true, false or a list of names"
 
 
 def number(value: Any) -> str | None:
@@ -62,7 +62,7 @@ def interval(value: Any) -> str | None:
 def pairs(value: Any) -> str | None:
     right = isinstance(value, list)
     right = right and all(texts(pair) is None and len(pair) == 2 for pair in value)
-    return None if right else 'a list of pairs of texts, as [["pen", "palm"]]'
+    return None if right else 'a list of pairs of names, as [["pen", "palm"]]'
 
 
 def table(value: Any) -> str | None:
