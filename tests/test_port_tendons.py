@@ -172,6 +172,6 @@ def test_a_pulley_is_refused():
 def test_a_muscle_that_is_not_there_is_refused(tmp_path):
     for file in ("recipe.toml", "arm.xml"):
         text = (resources.data_folder("models") / "arm" / file).read_text()
-        (tmp_path / file).write_text(text.replace("[paths]", '[paths]\nexact = ["biseps"]'))
+        (tmp_path / file).write_text(text.replace("exact = false", 'exact = ["biseps"]'))
     with pytest.raises(UserError, match="biseps"):
         porting.load(str(tmp_path))

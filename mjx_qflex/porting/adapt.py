@@ -153,6 +153,7 @@ def name_parts(spec: mujoco.MjSpec) -> None:
     """Gives names to what a recipe or a task may need to name, where the source gives none.
 
     A free joint gets its body's name; spheres and capsules of body `b` become `b/0`, `b/1`, ...
+    Parts of bodies without a name stay without one.
     """
     round_types = (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CAPSULE)
     for body in spec.bodies:
@@ -160,7 +161,7 @@ def name_parts(spec: mujoco.MjSpec) -> None:
             if joint.type == mujoco.mjtJoint.mjJNT_FREE and not joint.name:
                 joint.name = body.name
         for i, geom in enumerate(g for g in body.geoms if g.type in round_types):
-            if not geom.name:
+            if body.name and not geom.name:
                 geom.name = f"{body.name}/{i}"
 
 

@@ -54,14 +54,25 @@ class Fan(NamedTuple):
 
 
 def read_fans(path: Path) -> dict[str, Fan]:
-    """Read the table `muscle,width_mm,x,y,z` (other columns are ignored), by muscle."""
-    with path.open(newline="") as file:
-        return {
-            row["muscle"]: Fan(
-                float(row["width_mm"]) * 1e-3, (float(row["x"]), float(row["y"]), float(row["z"]))
-            )
-            for row in csv.DictReader(file)
-        }
+    """Read the table `muscle,width_mm,x,y,z` (other columns are ignored), by muscle.
+
+    Raises:
+      UserError: the file is not there, or is no such table.
+    """
+    try:
+        with path.open(newline="") as file:
+            return {
+                row["muscle"]: Fan(
+                    float(row["width_mm"]) * 1e-3,
+                    (float(row["x"]), float(row["y"]), float(row["z"])),
+                )
+                for row in csv.DictReader(file)
+            }
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as a table muscle,width_mm,x,y,z ({type(error).__name__}: "
+            f"{error}); [actuators] fans names it"
+        ) from error
 
 
 def allocate(widths: Sequence[float], count: int) -> list[int]:

@@ -75,9 +75,8 @@ def _against(
         wrong.append(_difference(model, data.qpos, end))
         moved.append(_difference(model, before, data.qpos))
     wrong, moved = np.array(wrong), np.array(moved)
-    distance = np.linalg.norm(moved)
     return {
-        "relative": float(np.linalg.norm(wrong) / distance) if distance else 0.0,
+        "relative": parity.relative(wrong, moved),
         "joints": {
             model.joint(j).name: [
                 float(np.sqrt(np.mean(np.sum(x[:, model.dof_jntid == j] ** 2, axis=1))))

@@ -37,6 +37,7 @@ def load(name: str, num_actuators: int | None = None) -> PortedBody:
     instructions = recipe.read(name)
     source = recipe.source_model(instructions, num_actuators)
     body_tree = tree.build(source)
+    fitting.joint_ranges(body_tree, instructions.ranges)  # refuses names of joints that are none
     motors = servos.Servos.from_model(source, body_tree)
     if 0 < len(motors.joint) < source.nu:
         raise UserError(f"{instructions.name} has muscles and motors; keep one kind of actuators")

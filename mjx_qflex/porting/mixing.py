@@ -11,6 +11,7 @@ import numpy as np
 
 from mjx_qflex.errors import UserError
 
+LEAST_FRICTION = 0.01  # rows get stiff as its inverse square, too stiff for single precision
 _OVERRIDE = int(mujoco.mjtEnableBit.mjENBL_OVERRIDE)
 
 
@@ -51,7 +52,7 @@ def touch(model: mujoco.MjModel, a: int, b: int) -> Touch:
         option = model.opt
         friction, margin = option.o_friction[0], option.o_margin
         solref, solimp = option.o_solref.copy(), option.o_solimp.copy()
-    return Touch(max(friction, mujoco.mjMINMU), margin, solref, solimp)
+    return Touch(friction, margin, solref, solimp)
 
 
 def _explicit_pair(model: mujoco.MjModel, a: int, b: int) -> int | None:
@@ -103,6 +104,7 @@ def _not_covered(
     checks = {
         f"condim {mixed.condim} (3 it must be)": mixed.condim != 3,
         "a gap": mixed.gap != 0,
+        f"friction of {friction[0]:g} (from {LEAST_FRICTION:g} on)": friction[0] < LEAST_FRICTION,
         "different friction along two directions": friction[0] != friction[1],
         "a surface velocity": model.geom_surfacevel[[a, b]].any(),
         "adhesion": adhesion != 0,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mjx_qflex.porting import audit, dynamics, fitting, library, muscle, recipe
 from mjx_qflex.porting.body import PhysicsState, PortedBody
@@ -170,6 +171,11 @@ def motion_error(
         after = body.source_qpos(advance(start, jnp.asarray(ctrl, jnp.float32)).qpos)[joints]
         errors.append(after - data.qpos[joints])
         distances.append(data.qpos[joints] - before)
+    return relative(errors, distances)
+
+
+def relative(errors: ArrayLike, distances: ArrayLike) -> float:
+    """The size of `errors` over that of `distances`; 0 where nothing moved."""
     distance = np.linalg.norm(distances)
     return float(np.linalg.norm(errors) / distance) if distance else 0.0
 
@@ -228,11 +234,9 @@ def contact_change(body: PortedBody, num_steps: int = 50, seed: int = 0) -> dict
                 mujoco.mj_step(model, data)
             ends.append(data.qpos[joints].copy())
         ported = body.source_qpos(advance(start, jnp.asarray(ctrl, jnp.float32)).qpos)[joints]
-        moved = np.linalg.norm(ends[1] - before)
-        differences["port against cut model"].append(
-            float(np.linalg.norm(ported - ends[1]) / moved)
-        )
-        differences["cut against whole"].append(float(np.linalg.norm(ends[0] - ends[1]) / moved))
+        moved = ends[1] - before
+        differences["port against cut model"].append(relative(ported - ends[1], moved))
+        differences["cut against whole"].append(relative(ends[0] - ends[1], moved))
     return {name: float(np.mean(values)) for name, values in differences.items()}
 
 

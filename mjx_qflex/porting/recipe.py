@@ -262,6 +262,12 @@ def _with_count(spec: mujoco.MjSpec, recipe: Recipe, count: int) -> mujoco.MjSpe
             f"{recipe.name} cannot have {count} actuators; "
             f"give a number from {recipe.minimum} to {recipe.maximum}"
         )
+    muscle = mujoco.mjtGain.mjGAIN_MUSCLE
+    if count != len(spec.actuators) and any(a.gaintype != muscle for a in spec.actuators):
+        raise UserError(
+            f"{recipe.name} has {len(spec.actuators)} actuators, which cannot be divided, since "
+            f"not all are muscles; give [actuators] count = {len(spec.actuators)}"
+        )
     if recipe.fans:
         return compartments.divide(spec, count, compartments.read_fans(recipe.fans))
     muscles = [muscle.name for muscle in spec.actuators]
