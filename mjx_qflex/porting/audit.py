@@ -9,6 +9,7 @@ import numpy as np
 from mjx_qflex.errors import UserError
 from mjx_qflex.porting import fields
 
+TRIED_POSES = 1000  # of a tendon with limits
 _OBJECTS = {"jnt": "joint", "dof": "joint"}  # by the prefix of a field, where they differ
 _DISABLE, _TENDON = mujoco.mjtDisableBit, int(mujoco.mjtTrn.mjTRN_TENDON)
 _BALL, _FREE = int(mujoco.mjtJoint.mjJNT_BALL), int(mujoco.mjtJoint.mjJNT_FREE)
@@ -147,20 +148,34 @@ def _check_tendons(model: mujoco.MjModel) -> None:
 
 
 def _never_reached(model: mujoco.MjModel, tendon: int) -> bool:
-    """Whether the joints' own limits keep a tendon within its limits, or nothing moves it."""
-    if not model.ten_J_rownnz[tendon]:
+    """Whether a tendon stays well within its limits wherever its joints may be, or cannot move.
+
+    Poses are drawn over the joints' limits, half of them at the very ends; the lengths found, and
+    half of their spread on either side, must be within the tendon's limits. No length is negative.
+    """
+    start = model.ten_J_rowadr[tendon]
+    dofs = model.ten_J_colind[start : start + model.ten_J_rownnz[tendon]]
+    joints = np.unique(model.dof_jntid[dofs])
+    if not len(joints):
         return True
-    path = slice(model.tendon_adr[tendon], model.tendon_adr[tendon] + model.tendon_num[tendon])
-    joints = model.wrap_objid[path]
-    if (model.wrap_type[path] != mujoco.mjtWrap.mjWRAP_JOINT).any():
-        return False
     if not model.jnt_limited[joints].all():
         return False
-    ends = model.wrap_prm[path, None] * model.jnt_range[joints]
-    low, high = ends.min(axis=1).sum(), ends.max(axis=1).sum()
-    margin = model.tendon_margin[tendon]
+    rng, data, lengths = np.random.default_rng(0), mujoco.MjData(model), []
+    low, high = model.jnt_range[joints].T
+    for pose in range(TRIED_POSES):
+        along = rng.uniform(size=len(joints))
+        along = np.round(along) if pose % 2 else along
+        data.qpos[model.jnt_qposadr[joints]] = low + along * (high - low)
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_tendon(model, data)
+        lengths.append(data.ten_length[tendon])
+    shortest, longest = min(lengths), max(lengths)
+    beyond = 0.5 * (longest - shortest) + model.tendon_margin[tendon]
+    spatial = model.wrap_type[model.tendon_adr[tendon]] != mujoco.mjtWrap.mjWRAP_JOINT
     least, most = model.tendon_range[tendon]
-    return bool(least + margin < low and high < most - margin)
+    never_short = spatial and least + model.tendon_margin[tendon] <= 0
+    return bool((never_short or least < shortest - beyond) and longest + beyond < most)
 
 
 def _check_groups(model: mujoco.MjModel) -> None:
