@@ -54,7 +54,7 @@ def _refusal(who: str, what: str) -> UserError:
 
 
 def _label(model: mujoco.MjModel, kind: str, number: int | np.integer) -> str:
-    name = getattr(model, kind)(int(number)).name
+    name = mujoco.mj_id2name(model, getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}"), int(number))
     return f"{kind} {name!r}" if name else f"{kind} number {number}, which has no name,"
 
 

@@ -216,7 +216,7 @@ def evaluate(tendons: Tendons, world: dynamics.Poses, origin: jax.Array) -> Tend
     )
     length, line = jnp.concatenate(lengths), jnp.concatenate(lines, axis=1)
     if (share != 1).any():
-        length, line = length * share, line * _of_lines(tendons)
+        length, line = length * share, line * _of_lines(tendons)[None]
     moving = _sum_by_muscle(length, of_muscle, len(tendons.muscles))
     return TendonState(moving + tendons.rigid_length, line)
 
