@@ -109,6 +109,8 @@ def test_a_mesh_in_contact_becomes_the_capsule_that_mujoco_fits(folder):
         np.testing.assert_allclose(
             getattr(model.geom("thigh"), field), getattr(fitted.geom("thigh"), field)
         )
+    given = recipe.as_given(recipe.read(str(folder)), model.nu)
+    assert given.geom("thigh").type == mujoco.mjtGeom.mjGEOM_MESH  # what the report compares with
 
 
 SERVO = '"h*" = { kp = 20, kv = 3, limit = 4 }'

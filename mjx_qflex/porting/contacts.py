@@ -124,9 +124,11 @@ def _cannot_meet(model: mujoco.MjModel, first: int, other: int) -> UserError:
         f"{model.geom(g).name!r} ({mujoco.mjtGeom(int(model.geom_type[g])).name[7:].lower()})"
         for g in (first, other)
     )
+    mesh = mujoco.mjtGeom.mjGEOM_MESH in model.geom_type[[first, other]]
+    hint = "; [contacts] mesh_capsules = true makes capsules of meshes" if mesh else ""
     return UserError(
         f"geoms {one} and {two} cannot meet: one must be a sphere or a capsule, the other a "
-        "plane, sphere, capsule or box ([contacts] mesh_capsules = true makes capsules of meshes)"
+        f"plane, sphere, capsule or box{hint}"
     )
 
 

@@ -206,7 +206,10 @@ def _coupling(model: mujoco.MjModel, scalar: list[int]) -> Coupling:
             coefficients[i, 1:] = 0
     free_standing = [i for i in range(len(scalar)) if i not in dependent]
     if dependent and not free_standing:
-        raise UserError("every joint is coupled; a body to port needs one that is not")
+        raise UserError(
+            "every joint is coupled; a body to port needs a hinge or slide that is not ([joints] "
+            "lock holds joints, too)"
+        )
     for i in dependent:
         if driver[i] == i:
             driver[i] = free_standing[0]
@@ -215,7 +218,7 @@ def _coupling(model: mujoco.MjModel, scalar: list[int]) -> Coupling:
     while any(r in dependent for r in resolved):
         resolved, depth = driver[resolved], depth + 1
         if depth > len(scalar):
-            raise UserError("the joint couplings form a cycle; remove one of them in the recipe")
+            raise UserError("the joint couplings form a cycle; take one of them out of the model")
     independent = np.array(free_standing, int)
     return Coupling(
         coefficients, driver, depth, independent, np.searchsorted(independent, resolved)
