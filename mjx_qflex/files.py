@@ -6,13 +6,17 @@ Only the standard library is imported here.
 import contextlib
 import json
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mjx_qflex.errors import UserError
+
+LEFTOVER = r"\.[0-9a-f]{16}(\.[^.]*)?"  # what files are called until they take their place
 
 
 @contextlib.contextmanager
@@ -33,6 +37,15 @@ def beside(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `beside` left in a folder where its process was killed, an hour ago or more."""
+    for path in folder.glob(".*"):
+        found = path.lstat()
+        long_ago = time.time() - found.st_mtime > 3600.0
+        if re.fullmatch(LEFTOVER, path.name) and long_ago and stat.S_ISREG(found.st_mode):
+            path.unlink(missing_ok=True)
 
 
 def write(path: Path, content: str | bytes) -> None:
