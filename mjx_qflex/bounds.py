@@ -81,6 +81,7 @@ RANGES: dict[str, Range] = {
     "policy_delay": COUNT,
     "delay": COUNT,
     "ascent_steps": COUNT,
+    "flow_share": Range(0, 1, above=True),
     "euler_steps": Range(0, 10_000),
     "qgf.euler_steps": COUNT,
     "diffusion_steps": COUNT,

@@ -36,6 +36,8 @@ class Config:
     loop: Any  # `LoopConfig`, or `OnPolicyConfig` of an algorithm without a replay
     algo_config: Any  # the algorithm's config dataclass
     task_config: Any  # the task's config dataclass
+    # Policy or run folder whose learner training goes on from; empty: a fresh one.
+    start_from: str = ""
 
     def __post_init__(self):
         bounds.check("", vars(self))
@@ -97,6 +99,41 @@ def resolve(
     )
     settings = presets.settings_of(preset, task, algo, entry.on_policy)
     return apply_sets(config, (*settings, *_num_envs_sets(config.loop, num_envs), *sets))
+
+
+def resolve_from(
+    saved: Config,
+    start_from: str,
+    seed: int = 0,
+    num_envs: int | None = None,
+    total_steps: int | None = None,
+    sets: typing.Sequence[str] = (),
+) -> Config:
+    """Returns the config that goes on from the learner of a run or policy with the config `saved`.
+
+    It is the saved one, but that the trained policy fills the replay, where there is one.
+
+    Args:
+      saved: of the run that the learner comes from.
+      start_from: where the learner lies.
+      seed: of everything random in the run.
+      num_envs: environments side by side; by default as saved.
+      total_steps: transitions; by default as saved.
+      sets: `key=value` strings, as given to `--set`.
+
+    Raises:
+      UserError: an unknown key, a value of the wrong type, or an algorithm without a replay.
+    """
+    if not isinstance(saved.loop, LoopConfig):
+        raise UserError(f"--from={start_from}: {saved.algo} cannot go on from another run")
+    config = replace(
+        saved,
+        seed=seed,
+        total_steps=saved.total_steps if total_steps is None else total_steps,
+        loop=replace(saved.loop, prefill_actions="policy"),
+        start_from=start_from,
+    )
+    return apply_sets(config, (*_num_envs_sets(config.loop, num_envs), *sets))
 
 
 def _loop_config(sizes: presets.Sizes | presets.OnPolicySizes) -> LoopConfig | OnPolicyConfig:

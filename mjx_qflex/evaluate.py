@@ -23,6 +23,15 @@ def make_parser() -> commands.FlagParser:
     )
     add = parser.add_argument
     add("--run", type=Path, help="run folder (no default)")
+    add(
+        "--policy",
+        help="instead of a run: a policy that ships, for example myo_leg_walk, or its folder",
+    )
+    add(
+        "--output",
+        type=Path,
+        help="of --policy: folder of its evaluation and video (default: runs/policy-NAME)",
+    )
     add("--episodes", type=whole_number_flag, default=64, help="of each policy (default: 64)")
     add("--seed", type=whole_number_flag, help="of the reset states (default: the run's)")
     add("--no-video", action="store_true", help="do not film (default: film)")
@@ -56,10 +65,9 @@ def evaluate(arguments: Sequence[str], interrupt: Interrupt) -> None:
     if flags.help:
         parser.print_help()
         return
-    if flags.run is None:
-        raise UserError("no run given; add --run=DIR, for example --run=runs/chain_reach-qflex-s0")
+    _check_what(flags)
     options = guidance_options(flags)
-    say(f"mjx_qflex {__version__}: evaluating {flags.run}; loading JAX ...")
+    say(f"mjx_qflex {__version__}: evaluating {flags.run or flags.policy}; loading JAX ...")
 
     with commands.quiet_imports():
         from mjx_qflex.algos.qgf import QgfConfig
@@ -67,11 +75,35 @@ def evaluate(arguments: Sequence[str], interrupt: Interrupt) -> None:
 
     program_store.enable(say)
     run, episodes, seed = flags.run, flags.episodes, flags.seed
-    if flags.guidance is None:
+    if flags.policy is not None:
+        output = flags.output or Path("runs") / f"policy-{Path(flags.policy).name}"
+        revisit.evaluate_policy(
+            flags.policy, output, episodes, seed, not flags.no_video, interrupt, say
+        )
+    elif flags.guidance is None:
         revisit.evaluate(run, episodes, seed, not flags.no_video, interrupt, say)
     else:
         config = dataclasses.replace(QgfConfig(), **options)
         revisit.sweep_guidance(run, flags.guidance, config, episodes, seed, interrupt, say)
+
+
+def _check_what(flags: argparse.Namespace) -> None:
+    """Refuses flags that do not name one thing to evaluate.
+
+    Raises:
+      UserError: says what to give.
+    """
+    if flags.run is None and flags.policy is None:
+        raise UserError(
+            "no run given; add --run=DIR, for example --run=runs/chain_reach-qflex-s0, or "
+            "--policy=NAME"
+        )
+    if flags.run is not None and flags.policy is not None:
+        raise UserError("--run and --policy name two things; leave one of them out")
+    if flags.policy is None and flags.output is not None:
+        raise UserError("--output is of --policy; a run's evaluation goes into its folder")
+    if flags.policy is not None and flags.guidance is not None:
+        raise UserError("--guidance takes a run; add --run=DIR instead of --policy")
 
 
 def guidance_options(flags: argparse.Namespace) -> dict[str, Any]:

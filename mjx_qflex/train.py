@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # JAX is loaded once the command has spoken
     from mjx_qflex.config import Config
 
 
+DEFAULT_ALGO = "qflex"
+
+
 def make_parser() -> commands.FlagParser:
     """Returns the parser of this command's flags."""
     parser = commands.FlagParser(
@@ -26,8 +29,15 @@ def make_parser() -> commands.FlagParser:
     add = parser.add_argument
     add("--task", help="what to train on, for example ms_human_walk (no default)")
     add("--body", help="on which body, of a task that has a choice (short for --set task.body=)")
-    add("--algo", default="qflex", help="algorithm (default: qflex)")
+    add("--algo", help="algorithm (default: qflex)")
     add("--preset", help="sizes and settings: cpu, gpu, paper or code (default: by the device)")
+    add(
+        "--from",
+        dest="start_from",
+        metavar="POLICY",
+        help="go on from a policy that ships, its folder, or a run folder; settings are its own, "
+        "but for flags and --set",
+    )
     add("--seed", type=whole_number_flag, default=0, help="of everything random (default: 0)")
     add("--seeds", type=whole_number_flag, help="train so many: --seed, the next, ... (default: 1)")
     add(
@@ -111,14 +121,39 @@ def resolve(flags: argparse.Namespace) -> "Config":
     """
     from mjx_qflex import config
 
+    if flags.start_from:
+        return _resolve_from(flags)
     return config.resolve(
         flags.task,
-        flags.algo,
+        flags.algo or DEFAULT_ALGO,
         flags.preset,
         flags.seed,
         flags.num_envs,
         flags.total_steps,
         [*_body_setting(flags.task, flags.body), *flags.set],
+    )
+
+
+def _resolve_from(flags: argparse.Namespace) -> "Config":
+    """Returns the config that goes on from another's learner.
+
+    Raises:
+      UserError: there is none of that name, or a flag says otherwise than its config.
+    """
+    from mjx_qflex import config
+    from mjx_qflex.training import driver
+
+    saved = driver.config_of(flags.start_from)
+    for name in ("task", "algo", "preset"):
+        asked = getattr(flags, name)
+        if asked not in (None, getattr(saved, name)):
+            raise UserError(
+                f"--from={flags.start_from} has {name}={getattr(saved, name)}, and --{name} says "
+                f"{asked}; leave --{name} out"
+            )
+    sets = [*_body_setting(saved.task, flags.body), *flags.set]
+    return config.resolve_from(
+        saved, flags.start_from, flags.seed, flags.num_envs, flags.total_steps, sets
     )
 
 
@@ -147,14 +182,15 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     parser = make_parser()
     flags = parser.parse(arguments)
     if flags.help:
-        parser.epilog = defaults_text(flags.task, flags.algo, flags.preset)
+        parser.epilog = defaults_text(flags.task, flags.algo or DEFAULT_ALGO, flags.preset)
         parser.print_help()
         return
-    if not flags.task:
+    if not (flags.task or flags.start_from):
         raise UserError("no task given; add --task=NAME, for example --task=ms_human_walk")
     _check_numbers_of_seeds(flags.seed, flags.seeds, flags.seeds_at_once)
     commands.say(
-        f"mjx_qflex {__version__}: training {flags.task} with {flags.algo}; loading JAX ..."
+        f"mjx_qflex {__version__}: training {flags.task or flags.start_from} with "
+        f"{flags.algo or DEFAULT_ALGO}; loading JAX ..."
     )
 
     with commands.quiet_imports():
@@ -167,7 +203,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     say = commands.say if hosts.is_first() else commands.silent
     chosen = "as asked" if flags.preset else "chosen for this device"
     say(f"device: {reporting.device_name(flags.devices)}; preset {resolved.preset} ({chosen})")
-    name = f"{resolved.task}-{resolved.algo}"
+    name = f"{resolved.task}-{resolved.algo}" + ("-from" if resolved.start_from else "")
     folders = _run_folders(name, resolved.seed, flags.seeds, flags.logdir)
     where = " ... ".join(str(folders[seed]) for seed in sorted({min(folders), max(folders)}))
     say(f"run folder: {where}; Ctrl-C saves and stops, the same command goes on")

@@ -74,13 +74,13 @@ def test_joint_forces_are_those_of_c_mujoco(name):
 
 
 def test_exact_paths_move_the_body_as_c_mujoco_does():
-    """The compiled paths of the same body are 1.4% off after the same motion."""
+    """Polynomials, which this body once had, were 1.4% off after the same motion."""
     assert parity.motion_error(exact("myo_legs"), actuated=True) < 1e-3
 
 
 def test_compiled_and_exact_paths_stand_side_by_side():
-    body, reference = load_body("myo_legs"), exact("myo_legs")
-    some = [3, 40, 79]
+    body, reference = load_body("arm"), exact("arm")
+    some = [1, 4]
     groups = tuple(
         dataclasses.replace(
             group,

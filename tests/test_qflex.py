@@ -1,6 +1,7 @@
 """Qflex against a NumPy update written from the equations, and its switches one by one."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,9 @@ class Reference:
         self.batch = as_numpy(batch)
         noise_key, time_key = jax.random.split(key)
         self.noise = np.asarray(jax.random.normal(noise_key, batch.action.shape), np.float64)
-        self.time = np.asarray(jax.random.uniform(time_key, (BATCH, 1)), np.float64)
+        self.flow_batch = math.ceil(config.flow_share * BATCH)
+        time = jax.random.uniform(time_key, (self.flow_batch, 1))
+        self.time = np.asarray(time, np.float64)
         self.alpha = 0.0 if old.temperature is None else float(jnp.exp(old.temperature.log_alpha))
         self.corrections = {name: [] for name in (0, 1, "source", "velocity")}
         self.target = self.critic_target()
@@ -167,7 +170,8 @@ class Reference:
 
     def flow_pair(self):
         states = self.batch.next_obs if self.config.flow_states == "next" else self.batch.obs
-        start, _ = np_source(self.config, np_eval(self.new.source[:2], states), self.noise)
+        states, noise = states[: self.flow_batch], self.noise[: self.flow_batch]
+        start, _ = np_source(self.config, np_eval(self.new.source[:2], states), noise)
         return states, start, np_ascent(self.config, lambda a: self.value(states, a), start)
 
     def flow_loss(self, params=None):
@@ -187,6 +191,7 @@ CASES = {
         PRESETS["code"],
         reward_scale=0.1, initial_std=0.2, output_gain=0.05, source_learning_rate=1e-4,
     ),
+    "quarter": dataclasses.replace(PRESETS["code"], flow_share=0.25),
 }  # fmt: skip
 
 
@@ -358,6 +363,8 @@ def test_presets_differ_where_paper_and_code_differ():
         ({"initial_std": 0.0}, "above 0"),
         ({"ascent_step_size": -1.0}, "ascent_step_size is -1; give a number above 0"),
         ({"beta1": 1.0}, "beta1 is 1; give a number from 0 below 1"),
+        ({"flow_share": 0.0}, "flow_share is 0; give a number above 0, up to 1"),
+        ({"flow_share": 1.1}, "flow_share is 1.1; give a number above 0, up to 1"),
     ],
 )
 def test_refused_options(options, message):

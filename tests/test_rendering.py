@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from videos import read_clip
 
-from mjx_qflex.training import rendering
+from mjx_qflex.training import render_worker, rendering
 from mjx_qflex.training.mp4 import write_mp4
 
 LEG = """
@@ -113,6 +113,31 @@ def test_mujoco_renders_the_source_model(tmp_path, library, floor):
     assert redness(clip.frames[-1]) > 1000
     below, above = clip.frames[10][-20:, :40].mean(), clip.frames[10][:20, :40].mean()
     assert abs(below - above) > 20  # a floor below, the sky above
+
+
+@pytest.mark.parametrize("library", ["osmesa", "egl"])
+def test_a_long_way_stays_lit_on_an_endless_floor(tmp_path, library):
+    """After 20 m, beyond the floor of the model and its lamp, the picture is as at the start."""
+    if not works(library):
+        pytest.skip(f"MuJoCo does not render with {library} on this machine")
+    pose = motion(5)
+    far = pose._replace(qpos=pose.qpos.at[3:, 0].set(20.0))
+    leg = Leg('<geom type="plane" size="9 9 .1" rgba=".4 .4 .4 1"/>')
+    rendering.make_video(tmp_path / "video.mp4", leg, far, [library])
+    first, *_, last = read_clip(tmp_path / "video.mp4").frames.astype(float)
+    assert abs(first.mean() - last.mean()) < 0.1 * first.mean()
+    assert last[-20:].mean() > 20
+
+
+def test_scenery_leaves_the_stage_and_obstacles_stay():
+    room = """<mujoco><asset><mesh name="room" vertex="0 0 0 1 0 0 0 1 0 0 0 1"/></asset><worldbody>
+      <geom type="mesh" mesh="room" contype="0" conaffinity="0"/><geom type="sphere" size=".2"/>
+      <geom type="plane" size="7 7 .1"/><body><geom type="mesh" mesh="room"/></body>
+    </worldbody></mujoco>"""
+    model = mujoco.MjModel.from_xml_string(room)
+    render_worker.clear_the_stage(model)
+    assert (model.geom_rgba[:, 3] > 0).tolist() == [False, True, True, True]
+    assert model.geom_size[2].tolist() == [0.0, 0.0, 0.1]
 
 
 def test_without_gl_a_side_view_is_drawn_and_says_how_to_get_better(tmp_path):

@@ -44,6 +44,8 @@ class QflexConfig:
     # Of the flow when acting; one lasts dt = 1 / euler_steps. 0: no flow, the source alone acts.
     euler_steps: int = 20
     flow_states: Literal["next", "current"] = "next"  # observations that the flow is trained on
+    # Share of each batch that the flow is trained on; its ascent is most of an update.
+    flow_share: float = 1.0
     bootstrap: Literal["source", "flow"] = "source"  # next action in the critic's target
     clip_target: bool = False  # project the ascent's iterates to the box of valid actions
     clip_stored_action: bool = False  # clip the flow's actions before they are stored
@@ -284,7 +286,8 @@ def _update(config, optimizers: Optimizers, metric, learner: QflexLearner, batch
     if learner.velocity is None:
         return QflexLearner(critics, source, None, temperature), metrics
     flow_obs = batch.next_obs if config.flow_states == "next" else batch.obs
-    time = jax.random.uniform(time_key, (noise.shape[0], 1))
+    flow_batch = math.ceil(config.flow_share * noise.shape[0])
+    time = jax.random.uniform(time_key, (flow_batch, 1))
     velocity, flow_metrics = _update_velocity(
         config,
         optimizers.general,
@@ -292,8 +295,8 @@ def _update(config, optimizers: Optimizers, metric, learner: QflexLearner, batch
         learner.velocity,
         folded(source),
         guides,
-        flow_obs,
-        noise,
+        flow_obs[:flow_batch],
+        noise[:flow_batch],
         time,
     )
     learner = QflexLearner(critics, source, velocity, temperature)

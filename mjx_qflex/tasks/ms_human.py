@@ -196,7 +196,8 @@ class MsHumanWalk(BodyTask):
         walk = WalkState(physics, offset, jnp.zeros((), jnp.int32))
         kinematics, muscles = self.body.kinematics(physics), self.body.muscles(physics)
         obs = self._observe(walk, jnp.zeros(self.body.nv), kinematics, muscles, physics.qpos)
-        return self.started(walk, obs, self.rewards.terms(), outside_range=muscles.outside)
+        measured = self._measured(physics, kinematics, muscles)
+        return self.started(walk, obs, self.rewards.terms(), **measured)
 
     def step(self, state: State, action: jax.Array) -> State:
         """Excites the muscles by `action` [A] in [-1, 1] for 20 ms."""
@@ -211,7 +212,19 @@ class MsHumanWalk(BodyTask):
         terms = self.reward_terms(physics, kinematics, muscles, target, healthy)
         ended = ~healthy | self.timed_out(walk) if self.rewards.as_code else ~healthy
         obs = self._observe(walk, qacc, kinematics, muscles, target.qpos)
-        return self.stepped(state, walk, obs, terms, ended, outside_range=muscles.outside)
+        measured = self._measured(physics, kinematics, muscles)
+        return self.stepped(state, walk, obs, terms, ended, **measured)
+
+    def _measured(
+        self, physics: PhysicsState, kinematics: Kinematics, muscles: Muscles
+    ) -> dict[str, jax.Array]:
+        """Speed forwards (m/s), the sum of all muscles' activations as Table 4 has it, and the
+        share of muscles outside their fitted range."""
+        return {
+            "forward_speed": -self._left_and_backward(kinematics.com_velocity)[1],
+            "total_activation": jnp.sum(physics.act),
+            "outside_range": muscles.outside,
+        }
 
     def target(self, time: jax.Array, qpos: jax.Array) -> Target:
         """The reference at `time` (s), for a body at `qpos [nq]`."""
@@ -251,8 +264,13 @@ class MsHumanWalk(BodyTask):
         return jnp.linalg.norm(effort) / self.body.nu
 
     def _speed_error(self, velocity: jax.Array) -> jax.Array:
-        left, backward, _ = jnp.sum(self._axes * velocity[None], axis=1)
+        left, backward = self._left_and_backward(velocity)
         return left**2 + (WALKING_SPEED + backward) ** 2
+
+    def _left_and_backward(self, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Components `[]` of a velocity `[3]` in the world."""
+        left, backward, _ = jnp.sum(self._axes * velocity[None], axis=1)
+        return left, backward
 
     def is_healthy(
         self, physics: PhysicsState, kinematics: Kinematics, target: jax.Array

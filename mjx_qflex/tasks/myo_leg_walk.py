@@ -129,7 +129,8 @@ class MyoLegWalk(BodyTask):
         physics = physics._replace(qpos=physics.qpos.at[2].add(-lowest))
         walk = LegWalkState(physics, side * (HIP_PERIOD // 2), jnp.zeros((), jnp.int32))
         obs, outside = self._observe(walk, self.body.kinematics(physics))
-        return self.started(walk, obs, terms=WEIGHTS, outside_range=outside)
+        measured = self._measured(physics, self.body.kinematics(physics))
+        return self.started(walk, obs, terms=WEIGHTS, outside_range=outside, **measured)
 
     def step(self, state: State, action: jax.Array) -> State:
         """Excites the muscles by `action` [A] in [-1, 1] for 10 ms."""
@@ -141,7 +142,15 @@ class MyoLegWalk(BodyTask):
         terms = self.reward_terms(physics, kinematics, _phase(old))
         obs, outside = self._observe(walk, kinematics)
         fallen = self.has_fallen(physics, kinematics)
-        return self.stepped(state, walk, obs, terms, fallen, outside_range=outside)
+        measured = self._measured(physics, kinematics)
+        return self.stepped(state, walk, obs, terms, fallen, outside_range=outside, **measured)
+
+    def _measured(self, physics: PhysicsState, kinematics: Kinematics) -> dict[str, jax.Array]:
+        """Speed forwards (m/s) and the sum of all muscles' activations, as Table 4 has it."""
+        return {
+            "forward_speed": -kinematics.com_velocity[1],
+            "total_activation": jnp.sum(physics.act),
+        }
 
     def reward_terms(
         self, physics: PhysicsState, kinematics: Kinematics, phase: jax.Array

@@ -91,9 +91,16 @@ def paired_interval(differences: np.ndarray) -> Interval:
 
 
 def assess(
-    programs: Any, env: TimedTask, algorithm: Agent | Algorithm, learner: Learner, seed: int
+    programs: Any,
+    env: TimedTask,
+    algorithm: Agent | Algorithm,
+    learner: Learner,
+    seed: int,
+    baselines: Sequence[str] = BASELINES,
 ) -> Assessment:
     """Evaluates the trained learner, an untrained one and idleness on the same reset seeds.
+
+    Training never sees these starts: their key is the evaluation's own.
 
     Args:
       programs: `Programs`, or a `Loop`.
@@ -101,15 +108,16 @@ def assess(
       algorithm: makes the untrained learner.
       learner: the trained one.
       seed: of the reset states and of the untrained learner.
+      baselines: which of the two others to evaluate.
     """
     key = evaluation_key(seed)
     idle = idle_action(env)
-    untrained = jax.jit(algorithm.init)(jax.random.PRNGKey(seed))
-    results = {
-        "trained": programs.evaluate(learner, key),
-        "untrained": programs.evaluate(untrained, key),
-        "idle": programs.evaluate_constant(idle, key),
-    }
+    results = {"trained": programs.evaluate(learner, key)}
+    if "untrained" in baselines:
+        untrained = jax.jit(algorithm.init)(jax.random.PRNGKey(seed))
+        results["untrained"] = programs.evaluate(untrained, key)
+    if "idle" in baselines:
+        results["idle"] = programs.evaluate_constant(idle, key)
     results = {name: jax.device_get(result) for name, result in results.items()}
     returns = {name: np.asarray(result.return_, np.float64) for name, result in results.items()}
     return {
@@ -117,10 +125,10 @@ def assess(
         "episodes": len(returns["trained"]),
         "idle_action": _common_value(idle),
         "control_dt": float(env.control_dt),
-        "policies": {name: summary(result) for name, result in results.items()},
+        "policies": {name: summary(result, env.episode_length) for name, result in results.items()},
         "trained_minus": {
             name: paired_interval(returns["trained"] - returns[name])._asdict()
-            for name in BASELINES
+            for name in baselines
         },
     }
 
@@ -130,7 +138,7 @@ def _common_value(action: jax.Array) -> float | None:
     return float(action[0]) if bool(jnp.all(action == action[0])) else None
 
 
-def summary(result: evaluation.EvalResult) -> dict[str, Any]:
+def summary(result: evaluation.EvalResult, episode_length: int) -> dict[str, Any]:
     """Returns an evaluation on the host as it is saved: means, and each episode's return."""
     returns, lengths = np.asarray(result.return_, np.float64), np.asarray(result.length)
     return {
@@ -139,6 +147,8 @@ def summary(result: evaluation.EvalResult) -> dict[str, Any]:
         "length_mean": float(lengths.mean()),
         "terminated": float(np.mean(result.terminated)),
         "nonfinite": int(np.sum(result.nonfinite)),
+        # Some tasks call their time limit a termination, so the length tells.
+        "reached_limit": int(np.sum((lengths >= episode_length) & ~np.asarray(result.nonfinite))),
         "metrics": {name: float(np.mean(value)) for name, value in result.metrics.items()},
         "returns": returns.tolist(),
         "lengths": lengths.tolist(),
@@ -197,6 +207,12 @@ def table(assessment: Assessment) -> list[str]:
         label = policy_name(name, assessment["idle_action"])
         rows.append(row(label, policy, assessment["control_dt"], interval))
     return markdown(rows)
+
+
+def reached(assessment: Assessment) -> str:
+    """Returns in words how many episodes of the trained policy last to their end."""
+    policy = assessment["policies"]["trained"]
+    return f"{policy['reached_limit']} of {assessment['episodes']} episodes reach the time limit"
 
 
 def row(

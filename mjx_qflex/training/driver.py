@@ -12,7 +12,8 @@ from typing import cast
 import jax
 from jax.sharding import Mesh
 
-from mjx_qflex import algos, tasks
+from mjx_qflex import algos, policies, tasks
+from mjx_qflex import config as configs
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.parallel import AXIS
@@ -37,7 +38,7 @@ from mjx_qflex.training.on_policy_run import OnPolicyRun
 from mjx_qflex.training.precision import with_matmul_precision
 from mjx_qflex.training.run import Loops, Run, Say
 from mjx_qflex.training.run_folder import Member
-from mjx_qflex.types import Agent, Algorithm
+from mjx_qflex.types import Agent, Algorithm, Learner
 
 
 def train(
@@ -124,6 +125,7 @@ def _train_unfinished(
     say(f"building the task {asked.task}")
     available = inputs.found(members[0].config, members[0].folder)
     env, algorithm = interrupt.attempt(build, available, None if mesh is None else AXIS)
+    start = interrupt.attempt(_start, asked, algorithm)
     members = _settle_capacity(members, env, at_once, mesh)
     kind = OnPolicyRun if algos.entry(asked.algo).on_policy else Run
     loops = _make_loops(kind, asked, env, algorithm, mesh, compiled, say)
@@ -137,7 +139,7 @@ def _train_unfinished(
     for group in _groups(members, at_once, say):
         if len(folders) > 1:
             say(f"training {_names(group)} in {', '.join(str(one.folder) for one in group)}")
-        _train_group(kind(group, env, algorithm, loops, interrupt, say), command, video)
+        _train_group(kind(group, env, algorithm, loops, interrupt, say, start), command, video)
 
 
 def build(config: Config, axis_name: str | None = None) -> tuple[TimedTask, Agent | Algorithm]:
@@ -148,6 +150,37 @@ def build(config: Config, axis_name: str | None = None) -> tuple[TimedTask, Agen
     if isinstance(algorithm, Algorithm):
         algorithm = with_matmul_precision(algorithm, config.loop.matmul_precision)
     return env, algorithm
+
+
+def _start(config: Config, algorithm: Agent | Algorithm) -> Learner | None:
+    """Returns the learner that training begins with, None for a fresh one.
+
+    Raises:
+      UserError: it is not there, damaged, or of other sizes.
+    """
+    if not config.start_from:
+        return None
+    if is_policy(config.start_from):
+        return policies.learner_of(policies.read(policies.find(config.start_from)), algorithm)
+    newest = run_folder.newest_checkpoint(Path(config.start_from))
+    shapes = jax.eval_shape(algorithm.init, jax.eval_shape(lambda: jax.random.PRNGKey(0)))
+    return checkpoint.restore_learner(newest, shapes)
+
+
+def is_policy(name: str) -> bool:
+    """Whether training from `name` means a policy; else it is a run folder."""
+    return not (Path(name) / configs.FILE_NAME).is_file()
+
+
+def config_of(name: str) -> Config:
+    """Returns the config of the policy or run called `name`.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    if is_policy(name):
+        return policies.read(policies.find(name)).config
+    return configs.load(Path(name))
 
 
 def _make_loops(

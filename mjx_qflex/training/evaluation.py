@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from brax.envs.base import State
 from flax import struct
 
@@ -64,11 +65,12 @@ class EvalResult(struct.PyTreeNode):
 class Rollout(NamedTuple):
     """One recorded episode of L control steps, on the host.
 
-    `pipeline_state` has leaves `[L + 1, ...]`, from the reset to the last finite state;
-    `reward` is `[L]`.
+    `pipeline_state` has leaves `[L + 1, ...]`, from the reset to the last finite state, and `obs`
+    is `[L + 1, O]`; `reward` is `[L]`.
     """
 
     pipeline_state: Any
+    obs: Any
     reward: Any
     length: int
 
@@ -131,11 +133,12 @@ def make_rollout(env: Task, policy: Policy) -> Program:
 
         def advance(episodes: _Episodes, _):
             after = _advance(env, policy, params, episodes)
-            recorded = (after.state.pipeline_state, after.state.reward, episodes.alive)
+            seen = (after.state.pipeline_state, after.state.obs)
+            recorded = (seen, after.state.reward, episodes.alive)
             return after, jax.tree.map(lambda x: x[0], recorded)
 
         end, recorded = jax.lax.scan(advance, start, length=env.episode_length)
-        first = jax.tree.map(lambda x: x[0], start.state.pipeline_state)
+        first = jax.tree.map(lambda x: x[0], (start.state.pipeline_state, start.state.obs))
         return first, recorded, end.result.nonfinite[0]
 
     return Program(rollout, (), stepping_options(env))
@@ -144,12 +147,12 @@ def make_rollout(env: Task, policy: Policy) -> Program:
 def record(rollout: Program, params: Any, key: jax.Array) -> Rollout:
     """Plays world 0 of the evaluation with the same key, and trims it at the episode's end."""
     first, recorded, nonfinite = jax.device_get(rollout(params, key))
-    states, reward, alive = recorded
+    seen, reward, alive = recorded
     length = int(alive.sum()) - int(nonfinite)
-    states = jax.tree.map(
-        lambda x, xs: jnp.concatenate([jnp.asarray(x)[None], xs[:length]]), first, states
+    states, obs = jax.tree.map(
+        lambda x, xs: np.concatenate([np.asarray(x)[None], xs[:length]]), first, seen
     )
-    return Rollout(jax.device_get(states), reward[:length], length)
+    return Rollout(states, obs, reward[:length], length)
 
 
 def _start(env: Task, policy: Policy, key: jax.Array, num_envs: int) -> _Episodes:

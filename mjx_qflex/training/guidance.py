@@ -57,7 +57,9 @@ def sweep(
         "euler_steps": config.euler_steps,
         "euler_grid": config.euler_grid,
         "best_of": config.best_of,
-        "policies": {name: assessment.summary(result) for name, result in results.items()},
+        "policies": {
+            name: assessment.summary(result, env.episode_length) for name, result in results.items()
+        },
         "minus_weight_0": {
             name: assessment.paired_interval(values - returns["0.0"])._asdict()
             for name, values in returns.items()

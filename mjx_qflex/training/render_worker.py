@@ -31,6 +31,17 @@ def prepare(model: mujoco.MjModel) -> None:
     visual.quality.numstacks = 4
 
 
+def clear_the_stage(model: mujoco.MjModel) -> None:
+    """Hides scenery in place, and lets floors go on for ever: bodies walk out of any room.
+
+    Scenery is what stands in the world as a mesh, such as MyoSuite's room; obstacles are shapes.
+    """
+    in_world = model.geom_bodyid == 0
+    model.geom_rgba[in_world & (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH), 3] = 0.0
+    model.geom_matid[in_world & (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH)] = -1
+    model.geom_size[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, :2] = 0.0
+
+
 def add_floor(scene: mujoco.MjvScene, x: float, y: float) -> None:
     """Appends a floor at z = 0 below `(x, y)`, for models that bring none."""
     geom = scene.geoms[scene.ngeom]
@@ -56,6 +67,7 @@ def render_frames(
 ) -> Iterator[np.ndarray]:
     """Yields one image `[H, W, 3]` uint8 for each pose, the camera beside what moves."""
     prepare(model)
+    clear_the_stage(model)
     has_floor = bool(np.any(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE))
     data = mujoco.MjData(model)
     camera = mujoco.MjvCamera()
@@ -64,6 +76,7 @@ def render_frames(
     camera.lookat[2], camera.distance = height_and_distance(model, data)
     moving_mass = model.body_mass * (model.body_weldid != 0)
     moving_mass /= moving_mass.sum()
+    fixed_lights = model.light_mode == mujoco.mjtCamLight.mjCAMLIGHT_FIXED
     centre = np.full(3, np.inf)
     with mujoco.Renderer(model, HEIGHT, WIDTH) as renderer:
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
@@ -79,6 +92,7 @@ def render_frames(
             cut = np.linalg.norm(here - centre) > 0.5
             centre = here.copy() if cut else 0.8 * centre + 0.2 * here
             camera.lookat[:2] = centre[:2]
+            data.light_xpos[fixed_lights, :2] += centre[:2]  # nobody walks into the dark
             renderer.update_scene(data, camera)
             if not has_floor:
                 add_floor(renderer.scene, *centre[:2])

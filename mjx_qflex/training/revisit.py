@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import jax
+import numpy as np
 
-from mjx_qflex import algos
+from mjx_qflex import __version__, algos, policies
 from mjx_qflex import config as configs
 from mjx_qflex.algos import qgf
-from mjx_qflex.errors import UserError
 from mjx_qflex.training import (
     assessment,
     checkpoint,
     driver,
     guidance,
     inputs,
+    metrics,
     reporting,
     run_folder,
 )
@@ -52,13 +53,108 @@ def evaluate(
       UserError: no run, no checkpoint, or a folder that is not writable.
     """
     run_folder.check_writable(folder)
-    env, algorithm, learner, transitions = restore(folder, interrupt, say)
+    trained = restore(folder, interrupt, say)
+    seed = configs.load(folder).seed if seed is None else seed
+    _assess(trained, folder, episodes, seed, assessment.BASELINES, video, interrupt, say)
+    _finish(folder, assessment.FILE_NAME, say)
+
+
+def evaluate_policy(
+    name: str,
+    output: Path,
+    episodes: int,
+    seed: int | None,
+    video: bool,
+    interrupt: Interrupt,
+    say: Say,
+) -> None:
+    """Evaluates a policy that ships, or one in a folder, without any run.
+
+    Args:
+      name: of a shipped policy, or a folder.
+      output: folder of what it finds: evaluation.json and the video; made where missing.
+      episodes: to play.
+      seed: of the reset states; None is that of the policy's run.
+      video: whether to film.
+      interrupt: tells when to stop.
+      say: takes each line of words.
+
+    Raises:
+      UserError: no such policy, a damaged one, or a folder that is not writable.
+    """
+    policy = policies.read(policies.find(name))
+    run_folder.check_writable(output)
+    for key in ("command", "commit", "transitions"):
+        say(f"{key}: {policy.card.get(key, 'not known')}")
+    env, algorithm = interrupt.attempt(driver.build, policy.config)
+    learner = policies.learner_of(policy, algorithm)
+    trained = Trained(env, algorithm, learner, policy.card.get("transitions", 0))
+    seed = policy.config.seed if seed is None else seed
+    output.mkdir(parents=True, exist_ok=True)
+    _assess(trained, output, episodes, seed, (), video, interrupt, say)
+    say(f"written: {output / assessment.FILE_NAME}")
+
+
+def export_policy(
+    folder: Path, output: Path, card: dict[str, str], interrupt: Interrupt, say: Say
+) -> None:
+    """Writes the newest checkpoint of the run in `folder` as a policy of its own.
+
+    Args:
+      folder: of a run that has made a checkpoint.
+      output: the policy's folder; made where missing.
+      card: what the policy's card says besides its command, budget and machine.
+      interrupt: tells when to stop.
+      say: takes each line of words.
+
+    Raises:
+      UserError: no run, no checkpoint, or a folder that is not writable.
+    """
     config = configs.load(folder)
-    seed = config.seed if seed is None else seed
+    env, algorithm, learner, transitions = restore(folder, interrupt, say)
+    run_folder.check_writable(output)
+    say("playing an episode, out of which observations are recorded ...")
+    programs = assessment.make_programs(env, algorithm, policies.EXAMPLES)
+    key = assessment.evaluation_key(config.seed)
+    observations = interrupt.attempt(_observations, env, programs, learner, key)
+    last = metrics.read_rows(folder)[-1]
+    trained = {
+        "task": config.task,
+        "algo": config.algo,
+        "transitions": transitions,
+        "updates": checkpoint.read_about(run_folder.newest_checkpoint(folder)).counters["updates"],
+        "training_seconds": last["seconds"],
+        "version": __version__,
+    }
+    policies.write(output, config, algorithm, learner, observations, trained | card)
+    say(f"written: {output}")
+
+
+def _observations(env: TimedTask, programs: assessment.Programs, learner: Learner, key: jax.Array):
+    """Returns `[16, O]` of an episode, equally far apart from its first to its last state."""
+    rollout = programs.rollout(learner, key)
+    chosen = np.linspace(0, rollout.length, policies.EXAMPLES).astype(int)
+    return rollout.obs[chosen]
+
+
+def _assess(
+    trained: Trained,
+    folder: Path,
+    episodes: int,
+    seed: int,
+    baselines: Sequence[str],
+    video: bool,
+    interrupt: Interrupt,
+    say: Say,
+) -> None:
+    """Evaluates and films a trained policy, says how it went and writes it into `folder`."""
+    env, algorithm, learner, transitions = trained
     say(f"evaluating {episodes} episodes of each policy (compiling first) ...")
     programs = assessment.make_programs(env, algorithm, episodes)
-    result = interrupt.attempt(assessment.assess, programs, env, algorithm, learner, seed)
-    for line in assessment.table(result):
+    result = interrupt.attempt(
+        assessment.assess, programs, env, algorithm, learner, seed, baselines
+    )
+    for line in (*assessment.table(result), assessment.reached(result)):
         say(line)
     result["transitions"] = transitions
     if video:
@@ -67,7 +163,6 @@ def evaluate(
         result["video"] = interrupt.attempt(assessment.film, programs, env, learner, seed, path)
         say(f"video: {path} ({result['video']})")
     assessment.save(result, folder)
-    _finish(folder, assessment.FILE_NAME, say)
 
 
 def sweep_guidance(
@@ -126,9 +221,7 @@ def restore(folder: Path, interrupt: Interrupt, say: Say) -> Trained:
       UserError: no run, or no checkpoint.
     """
     config = configs.load(folder)
-    newest = checkpoint.newest(folder / run_folder.CHECKPOINTS)
-    if newest is None:
-        raise UserError(f"the run in {folder} has no checkpoint yet; train it first")
+    newest = run_folder.newest_checkpoint(folder)
     say(f"building the task {config.task}")
     env, algorithm = interrupt.attempt(driver.build, inputs.kept(config, folder))
     key = jax.eval_shape(lambda: jax.random.PRNGKey(0))

@@ -19,8 +19,8 @@ from mjx_qflex.training.loop import Loop, LoopConfig, make_loop
 from mjx_qflex.training.metrics import GIB, duration
 from mjx_qflex.training.replay import num_rows
 from mjx_qflex.training.run_folder import Member
-from mjx_qflex.training.state import RunState, key_shape
-from mjx_qflex.types import Agent, Algorithm
+from mjx_qflex.training.state import RunState, key_shape, with_learner
+from mjx_qflex.types import Agent, Algorithm, Learner
 
 LONG_EPOCH_SECONDS = 12.0  # from here on it is said how long a Ctrl-C waits
 LINE_SECONDS = 5.0  # between progress lines; a fast device has several epochs a second
@@ -56,12 +56,14 @@ class Run:
         loops: Loops,
         interrupt: Interrupt,
         say: Say,
+        start: Learner | None = None,
     ):
         """Prepares to train `members`, whose configs differ in the seed and which stand together.
 
         `loops` gives the loop of `env` and `algorithm` for a config and a number of seeds, None for
-        one seed alone.
+        one seed alone; `start` is the learner to begin with, None is a fresh one.
         """
+        self.start = start
         self.members, self.env, self.algorithm, self.loops = members, env, algorithm, loops
         self.interrupt, self.say = interrupt, say
         # What processes compute together none of them may leave.
@@ -143,7 +145,10 @@ class Run:
 
         def prefill() -> RunState:
             seeds = [member.config.seed for member in self.members]
-            state = self.loop.prefill(self.loop.init(self.loop.key(seeds)))
+            state = self.loop.init(self.loop.key(seeds))
+            if self.start is not None:
+                state = with_learner(state, self.start)
+            state = self.loop.prefill(state)
             jax.block_until_ready(state.device)
             return state
 
@@ -370,7 +375,7 @@ class Run:
         result = self.interrupt.attempt(
             assessment.assess, self.loop, self.env, self.algorithm, learner, seed
         )
-        for line in assessment.table(result):
+        for line in (*assessment.table(result), assessment.reached(result)):
             self.say(line)
         if video:
             self.say("rendering the video ...")

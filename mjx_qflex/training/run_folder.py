@@ -58,6 +58,18 @@ class Member:
         return checkpoint.save(self.checkpoints, run, fingerprint(self.config))
 
 
+def newest_checkpoint(folder: Path) -> Path:
+    """Returns the newest checkpoint of the run in `folder`.
+
+    Raises:
+      UserError: there is none.
+    """
+    newest = checkpoint.newest(folder / CHECKPOINTS)
+    if newest is None:
+        raise UserError(f"the run in {folder} has no checkpoint yet; train it first")
+    return newest
+
+
 def check_writable(folder: Path) -> None:
     """Checks that files can be made in `folder`, or where it will be made; leaves nothing.
 

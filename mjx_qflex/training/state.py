@@ -82,6 +82,16 @@ def key_shape(num_seeds: int | None = None) -> jax.ShapeDtypeStruct:
     return one if num_seeds is None else one.update(shape=(num_seeds, *one.shape))
 
 
+def with_learner(run: RunState, learner: Learner) -> RunState:
+    """Returns a run, alone or of several seeds, that goes on from `learner`; arrays are copied."""
+
+    def placed(own: jax.Array, new: jax.Array) -> jax.Array:
+        return jax.device_put(jnp.array(jnp.broadcast_to(new, own.shape)), own.sharding)
+
+    placed_learner = jax.tree.map(placed, run.learner, learner)
+    return replace(run, device=run.device.replace(learner=placed_learner))
+
+
 @jax.jit
 def take(population: DeviceState, index: int) -> DeviceState:
     """Returns a copy of one seed's state."""
