@@ -120,20 +120,18 @@ def is_own(handle: int) -> bool:
     return mine and stat.S_ISREG(found.st_mode)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, advice: str = "write it anew") -> str:
     """Reads a text file in UTF-8, with or without a byte order mark.
 
     Raises:
-      UserError: it cannot be read, or is no such text.
+      UserError: it cannot be read, or is no such text; ends with the `advice`.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not text in UTF-8 (byte {error.start}); is it damaged?"
-        ) from error
+        raise damaged(path, f"byte {error.start} is no text in UTF-8", advice) from error
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {reason(error)}") from error
+        raise UserError(f"cannot read {path}: {reason(error)}; {advice}") from error
 
 
 def read_json(path: Path, advice: str, **needed: type | tuple[type, ...]) -> dict[str, Any]:
@@ -147,7 +145,7 @@ def read_json(path: Path, advice: str, **needed: type | tuple[type, ...]) -> dic
     Raises:
       UserError: it cannot be read or is damaged; says what is wrong.
     """
-    text = read_text(path)
+    text = read_text(path, advice)
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
