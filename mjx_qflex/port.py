@@ -1,8 +1,9 @@
 """`python -m mjx_qflex.port --body=NAME`: the parity and speed report of a ported body.
 
-With `--write` the fitted paths are also stored beside the recipe, to ship with the library.
-`--fetch NAME` gets the model of a body that no Python package ships; `--table FOLDER` prints the
-reports in a folder as one table.
+The report ends with a line that says whether the port is within tolerance; where it is not, the
+command exits with status 1, and with 2 where the body cannot be ported. With `--write` the fitted
+paths are also stored beside the recipe, to ship with the library. `--fetch NAME` gets the model of
+a body that no Python package ships; `--table FOLDER` prints the reports in a folder as one table.
 """
 
 import argparse
@@ -24,12 +25,12 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.table:
             print(make_table(Path(arguments.table)))
             return 0
-        page = make_report(arguments)
+        page, within = make_report(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(page)
-    return 0
+    print(page, end="")
+    return 0 if within else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--raw_batches", type=int, nargs="+", default=[8, 32], help="the same for raw MJX"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.05,
+        help="how far, of the distance moved, the motion may be from that of the file as given",
     )
     parser.add_argument("--output", help="folder for the report as JSON and Markdown")
     parser.add_argument("--write", action="store_true", help="store fitted paths beside the recipe")
@@ -87,8 +94,10 @@ def make_table(folder: Path) -> str:
     return report.table(folder)
 
 
-def make_report(arguments: argparse.Namespace) -> str:
-    """Measures a body, writes its report where the arguments say so, and returns it as Markdown.
+def make_report(arguments: argparse.Namespace) -> tuple[str, bool]:
+    """Measures a body, and writes its report where the arguments say so.
+
+    Returns it as Markdown, and whether it is within tolerance.
 
     Raises:
       UserError: the body cannot be loaded.
@@ -105,13 +114,14 @@ def make_report(arguments: argparse.Namespace) -> str:
         arguments.batches,
         arguments.raw_batches,
         arguments.speed,
+        arguments.tolerance,
     )
     page = report.as_markdown(found)
     if arguments.output:
         folder = Path(arguments.output)
         files.write(folder / f"{found['body']}.json", json.dumps(found, indent=1) + "\n")
         files.write(folder / f"{found['body']}.md", page)
-    return page
+    return page, not found["shortcomings"]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from mjx_qflex import porting
 from mjx_qflex.errors import UserError
 from mjx_qflex.porting import recipe
 
@@ -40,6 +41,7 @@ files = ["floor.xml"]
 [contacts]
 floor = "floor"
 with_floor = ["trunk/1", "thigh"]
+mesh_capsules = true
 [actuators]
 count = 1
 [actuators.position]
@@ -87,6 +89,12 @@ def test_nameless_parts_get_names_and_the_floor_is_attached(folder):
     assert model.geom("trunk/0").type == mujoco.mjtGeom.mjGEOM_SPHERE
     assert model.geom("trunk/1").type == mujoco.mjtGeom.mjGEOM_CAPSULE
     assert model.geom("floor").bodyid == 0
+
+
+def test_a_mesh_in_contact_becomes_a_capsule_only_where_the_recipe_says_so(folder):
+    (folder / "recipe.toml").write_text(RECIPE.replace("mesh_capsules = true\n", ""))
+    with pytest.raises(UserError, match="'thigh' .mesh.*mesh_capsules = true"):
+        porting.load(str(folder))
 
 
 def test_a_mesh_in_contact_becomes_the_capsule_that_mujoco_fits(folder):

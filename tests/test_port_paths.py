@@ -104,7 +104,7 @@ def test_another_number_of_actuators_is_fitted_once_and_cached(tmp_path, monkeyp
     assert capsys.readouterr().err == ""
     for a, b in zip(first.path_groups, second.path_groups, strict=True):
         np.testing.assert_allclose(a.coefficients, b.coefficients, rtol=1e-6, atol=1e-9)
-    (cached,) = (tmp_path / "paths").glob("*.npz")
+    (cached,) = (tmp_path / "fits").glob("*.npz")
     cached.write_bytes(cached.read_bytes()[:100])
     porting.load("arm", 12)
     assert "compiling" in capsys.readouterr().err

@@ -21,6 +21,8 @@ iterations = 2
 ls_iterations = 6
 """
 
+SERVO = "{kp = 1, kv = 1, limit = 1}"
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -73,6 +75,36 @@ def test_an_unknown_body_names_the_nearest():
         (("[source]", 'base = "unitree_h1_board"\n[source]'), "name 'unitree_h1'"),
         (("[source]", 'bas = "arm"\n[source]'), "did you mean 'base'"),
         (("[solver]", '[contacts]\nfloor = "ground"\n[solver]'), "ground"),
+        (('file = "arm.xml"', 'package = "myo_sin"\nmodel = "x"'), "did you mean 'myo_sim'"),
+        (('file = "arm.xml"', 'package = "myo_sim"\nmodel = "myoleg"'), "Unknown model 'myoleg'"),
+        (('file = "arm.xml"', 'package = "myo_sim"'), "needs a .model."),
+        (('file = "arm.xml"', "file = 3"), "file is 3; give a text"),
+        (('file = "arm.xml"', 'file = "arm.xml"\nfloor_height = 0.1'), "needs a floor"),
+        (("count = 6", 'count = "6"'), "count is '6'; give a whole number"),
+        (("count = 6", "count = true"), "count is True"),
+        (("count = 6", "count = 0"), "multiple of 6"),
+        (("count = 6", 'count = 6\ndrop = ["bicep"]'), "unknown muscle .* 'bicep'"),
+        (("count = 6", 'count = 6\nfans = "no.csv"'), "no.csv"),
+        (("0.002", "0"), "timestep is 0; give a number above 0"),
+        (("0.002", "-1"), "timestep is -1"),
+        (("0.002", "nan"), "timestep is nan"),
+        (("0.002", '"fast"'), "timestep is 'fast'"),
+        (("iterations = 2", "iterations = 2.5"), "iterations is 2.5; give a whole number"),
+        (("[solver]", '[joints]\nlock = "elbow"\n[solver]'), "give a list of names"),
+        (("[solver]", '[joints]\nlock = ["elbows"]\n[solver]'), "did you mean 'elbow'"),
+        (("[solver]", '[joints]\nlock = ["elbow", "shoulder"]\n[solver]'), "no joints"),
+        (("[solver]", "[joints.range]\nelbow = [2, 1]\n[solver]"), "two numbers"),
+        (("[solver]", "[ranges]\nelbows = [1, 2]\n[solver]"), "did you mean 'elbow'"),
+        (("[solver]", '[ranges]\nelbow = [1, "2"]\n[solver]'), "two numbers"),
+        (("[solver]", '[contacts]\npairs = ["a", "b"]\n[solver]'), "list of pairs"),
+        (("[solver]", '[contacts]\nwith_floor = ["a"]\n[solver]'), "needs a floor"),
+        (("[solver]", "[repairs]\nelbow_flexor = 3\n[solver]"), "a table each"),
+        (("[solver]", '[paths]\nexact = "all"\n[solver]'), "true, false or a list"),
+        (("[solver]", "[paths]\nmax_degree = 1\n[solver]"), "from 2 on"),
+        (("[solver]", f"[actuators.position]\nelbow = {SERVO}\n[solver]"), "give .* count = 1"),
+        (("[solver]", "[actuators.position]\nelbow = 3\n[solver]"), "a table each"),
+        (("[solver]", '[attach]\nfiles = ["arm.xml"]\n[solver]'), "repeated name"),
+        (('[source]\nfile = "arm.xml"', "source = 3"), "give a table"),
     ],
 )
 def test_a_broken_recipe_is_refused_in_one_line(folder, edit, what):
@@ -80,6 +112,36 @@ def test_a_broken_recipe_is_refused_in_one_line(folder, edit, what):
     with pytest.raises(UserError, match=what) as error:
         library.load(str(folder))
     assert "\n" not in str(error.value)
+
+
+def test_muscles_that_the_recipe_drops_leave_without_a_table_of_widths(folder):
+    text = MINIMAL.replace("count = 6", 'count = 5\ndrop = ["elbow_flexor"]')
+    (folder / "recipe.toml").write_text(text)
+    model = recipe.source_model(recipe.read(str(folder)))
+    assert model.nu == model.ntendon == 5
+    assert "elbow_flexor" not in [model.actuator(a).name for a in range(5)]
+
+
+def test_paths_are_exact_unless_the_recipe_says_otherwise(folder):
+    def exact(line):
+        (folder / "recipe.toml").write_text(MINIMAL + line)
+        instructions = recipe.read(str(folder))
+        return library.exact_muscles(instructions, recipe.source_model(instructions))
+
+    assert exact("") == exact("[paths]\nexact = true") == list(range(6))
+    assert (
+        exact("[paths]\nexact = false") == []
+        and len(exact("[paths]\nexact = ['elbow_flexor']")) == 1
+    )
+
+
+def test_a_fit_that_misses_its_tolerance_is_refused_by_the_muscles_name(folder, monkeypatch):
+    monkeypatch.setenv(resources.CACHE_VARIABLE, str(folder / "cache"))
+    fit = "[paths]\nexact = false\nnum_poses = 300\nmax_degree = 2\nlength = 1e-6\n"
+    (folder / "recipe.toml").write_text(MINIMAL + fit)
+    for _ in range(2):  # it is not kept
+        with pytest.raises(UserError, match="path of .*_flexor .*exact = true"):
+            library.load(str(folder))
 
 
 def test_a_broken_model_file_is_refused(folder):
@@ -114,6 +176,7 @@ def test_the_command_prints_the_parity_report():
     assert result.returncode == 0, result.stderr
     for line in ("joint torque, relative RMS, worst joint", "terms", "muscles left exact"):
         assert line in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("Within tolerance")
 
 
 def test_the_command_refuses_an_unknown_body_in_one_line():

@@ -8,7 +8,7 @@ import pytest
 
 from mjx_qflex import motions, porting, resources
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import compartments, parity, recipe, repairs
+from mjx_qflex.porting import changes, compartments, parity, recipe, repairs
 
 BENT = """
 <mujoco><worldbody>
@@ -58,7 +58,7 @@ def human():
 
 
 def test_the_report_says_what_the_repair_changes(human):
-    right, left = parity.repair_changes(human, num_poses=60)
+    right, left = changes.repair_changes(human, num_poses=60)
     assert (right["muscle"], left["muscle"]) == ("TRIlong", "TRIlong_l")
     for row in (right, left):
         before, after = row["moment arms, RMS (mm)"][f"shoulder_rot_{row['left out'][0][-1]}"]

@@ -163,15 +163,31 @@ def test_every_way_around_an_obstacle(kind, side, sided):
     assert wrapped > 10
 
 
-def test_a_pulley_is_refused():
-    model = wrapping(pulley='<pulley divisor="2"/><site site="side"/><site site="origin"/>')
-    with pytest.raises(UserError, match="pulley"):
-        tendons.from_model(model, tree.build(model), [0])
+def test_a_branch_behind_a_pulley_counts_by_its_divisor():
+    branch = '<pulley divisor="2"/><site site="side"/><geom geom="obstacle"/><site site="origin"/>'
+    model = wrapping(pulley=branch)
+    model.actuator_gear[:, 0] = 1.5
+    body_tree = tree.build(model)
+    path = tendons.from_model(model, body_tree, [0])
+    data, rng = mujoco.MjData(model), np.random.default_rng(0)
+    for q in rng.uniform(-0.6, 0.6, size=(10, 2)):
+        data.qpos[:], data.qvel[:] = q, rng.normal(size=2)
+        mujoco.mj_forward(model, data)
+        joints = dynamics.joint_state(body_tree, jnp.float32(q), jnp.float32(data.qvel))
+        world = dynamics.poses(body_tree, jnp.float32(q), joints.position)
+        move = dynamics.motion(body_tree, world, joints.velocity)
+        state = tendons.evaluate(path, world, move.origin)
+        assert float(state.length[0]) == pytest.approx(data.actuator_length[0], abs=3e-6)
+        rate = tendons.velocity(path, state, move.velocity)
+        assert float(rate[0]) == pytest.approx(data.actuator_velocity[0], abs=2e-5)
+        wrenches = tendons.node_wrenches(path, state, jnp.ones(1), body_tree.num_nodes)
+        force = dynamics.wrench_force(body_tree, move, joints.slope, wrenches)
+        np.testing.assert_allclose(force, data.actuator_moment, atol=1e-5)
 
 
 def test_a_muscle_that_is_not_there_is_refused(tmp_path):
     for file in ("recipe.toml", "arm.xml"):
         text = (resources.data_folder("models") / "arm" / file).read_text()
-        (tmp_path / file).write_text(text.replace("[paths]", '[paths]\nexact = ["biseps"]'))
+        (tmp_path / file).write_text(text.replace("exact = false", 'exact = ["biseps"]'))
     with pytest.raises(UserError, match="biseps"):
         porting.load(str(tmp_path))

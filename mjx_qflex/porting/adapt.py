@@ -11,7 +11,9 @@ import numpy as np
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import check_keys, unknown_name
+from mjx_qflex.porting import sources, values
 
+_JOINT_TRANSMISSIONS = (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
 FIRST_HIDDEN_GROUP = 3  # of geoms, in MuJoCo's default view
 
 
@@ -23,22 +25,81 @@ class Servo(NamedTuple):
     limit: float  # N m
 
 
+_SERVO_VALUES = {"kp": values.not_negative, "kv": values.not_negative, "limit": values.positive}
+
+
 def read_servos(path: object, table: Mapping[str, Mapping]) -> dict[str, Servo]:
     """Reads a recipe's `[actuators.position]`, by pattern of joint names.
 
     Raises:
-      UserError: an entry with other keys than `kp`, `kv` and `limit`, or without one of them.
+      UserError: an entry with other keys than `kp`, `kv` and `limit`, without one of them, or with
+        values that they cannot have.
     """
     servos = {}
     for pattern, content in table.items():
         where = f'[actuators.position] "{pattern}" in {path}'
         check_keys(where, content, Servo._fields, needed=Servo._fields)
+        values.require(where, content, _SERVO_VALUES)
         servos[pattern] = Servo(**{key: float(content[key]) for key in Servo._fields})
     return servos
 
 
-def replace_actuators(spec: mujoco.MjSpec, servos: Mapping[str, Servo]) -> None:
-    """Replaces all actuators by servos on the joints whose names match the patterns `servos`.
+def delete_actuators(spec: mujoco.MjSpec) -> None:
+    """Deletes all actuators; what they pulled on stays."""
+    for actuator in list(spec.actuators):
+        spec.delete(actuator)
+
+
+def delete_keyframes(spec: mujoco.MjSpec) -> None:
+    """Deletes all keyframes: a port starts elsewhere, and with other joints they do not fit."""
+    for key in list(spec.keys):
+        spec.delete(key)
+
+
+def lock(spec: mujoco.MjSpec, names: Iterable[str]) -> None:
+    """Holds the joints `names` at the reference pose: they leave, and what reads them.
+
+    A joint that one of them drives is held where the coupling then has it.
+
+    Raises:
+      UserError: no such joint, or an actuator or a tendon pulls on it.
+    """
+    for name in names:
+        joint = spec.joint(name)
+        if joint is None:
+            known = [joint.name for joint in spec.joints if joint.name]
+            raise unknown_name("joint of [joints] lock", name, known)
+        for actuator in spec.actuators:
+            if actuator.target == name and actuator.trntype in _JOINT_TRANSMISSIONS:
+                raise UserError(
+                    f"joint {name!r} cannot be locked: actuator {actuator.name!r} drives it; name "
+                    "that in [actuators] drop"
+                )
+        for tendon in spec.tendons:
+            for wrap in tendon.path:
+                if wrap.type == mujoco.mjtWrap.mjWRAP_JOINT and wrap.target.name == name:
+                    raise UserError(
+                        f"joint {name!r} cannot be locked: tendon {tendon.name!r} goes over it"
+                    )
+        _forget_couplings(spec, name)
+        for sensor in list(spec.sensors):
+            if sensor.objtype == mujoco.mjtObj.mjOBJ_JOINT and sensor.objname == name:
+                spec.delete(sensor)
+        spec.delete(joint)
+
+
+def _forget_couplings(spec: mujoco.MjSpec, joint: str) -> None:
+    for equality in list(spec.equalities):
+        if equality.type != mujoco.mjtEq.mjEQ_JOINT:
+            continue
+        if equality.name1 == joint:
+            spec.delete(equality)
+        elif equality.name2 == joint:
+            equality.name2 = ""
+
+
+def add_servos(spec: mujoco.MjSpec, servos: Mapping[str, Servo]) -> None:
+    """Adds servos on the joints whose names match the patterns `servos`.
 
     A servo has its joint's name, and the joint's range as the range of its target; servos come in
     the order of the joints.
@@ -46,8 +107,6 @@ def replace_actuators(spec: mujoco.MjSpec, servos: Mapping[str, Servo]) -> None:
     Raises:
       UserError: a pattern without a joint, a joint that two patterns match, or one without limits.
     """
-    for actuator in list(spec.actuators):
-        spec.delete(actuator)
     unused = set(servos)
     for joint in spec.joints:
         matching = [pattern for pattern in servos if fnmatchcase(joint.name, pattern)]
@@ -94,6 +153,7 @@ def name_parts(spec: mujoco.MjSpec) -> None:
     """Gives names to what a recipe or a task may need to name, where the source gives none.
 
     A free joint gets its body's name; spheres and capsules of body `b` become `b/0`, `b/1`, ...
+    Parts of bodies without a name stay without one.
     """
     round_types = (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CAPSULE)
     for body in spec.bodies:
@@ -101,7 +161,7 @@ def name_parts(spec: mujoco.MjSpec) -> None:
             if joint.type == mujoco.mjtJoint.mjJNT_FREE and not joint.name:
                 joint.name = body.name
         for i, geom in enumerate(g for g in body.geoms if g.type in round_types):
-            if not geom.name:
+            if body.name and not geom.name:
                 geom.name = f"{body.name}/{i}"
 
 
@@ -114,10 +174,8 @@ def attach(spec: mujoco.MjSpec, files: Iterable[Path]) -> None:
     for path in files:
         if not path.is_file():
             raise UserError(f"{path} is not there; the recipe attaches it")
-        try:
-            child = mujoco.MjSpec.from_file(str(path))
-        except ValueError as error:
-            raise UserError(f"{path} is not a model that MuJoCo reads: {error}") from error
+        child = sources.read(path)
+        delete_keyframes(child)
         spec.attach(child, frame=spec.worldbody.add_frame(), prefix="")
 
 

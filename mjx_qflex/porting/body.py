@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from mjx_qflex.porting import contacts, dynamics, muscle, paths, servos, solver, tendons
+from mjx_qflex.porting import contacts, dynamics, linear, muscle, paths, servos, solver, tendons
 from mjx_qflex.porting.recipe import Recipe
 from mjx_qflex.porting.tree import Tree, source_positions
 
@@ -69,6 +69,7 @@ class PortedBody:
     muscle_constants: muscle.MuscleConstants
     path_groups: tuple[paths.PathGroup, ...]  # compiled muscle paths
     tendons: tendons.Tendons  # exact muscle paths
+    linear: linear.LinearPaths  # muscles on joints and on fixed tendons
     servos: servos.Servos
     actuator_names: tuple[str, ...]
     recipe: Recipe
@@ -173,30 +174,52 @@ class PortedBody:
         placed = self._place_nodes(state)
         joints, world, move = placed
         mass = dynamics.mass_matrix(tree, move, joints.slope)
+        act, pulling = self._activate(state, ctrl)
         force = dynamics.passive_force(tree, joints) - dynamics.bias_force(tree, move, joints)
-        force = force + self._actuator_force(state, ctrl, placed)
+        force = force + self._actuator_force(state._replace(act=pulling), ctrl, placed)
         rows = contacts.constraint_rows(
             tree, self.contacts, dt, state.qpos, state.qvel, world, move, joints.slope
         )
         acceleration = solver.constrained_acceleration(
             mass, force, rows, self.recipe.iterations, self.recipe.ls_iterations
         )
-        # Euler integration with implicit joint damping: (M + dt D) a' = M a. The zeros make its
-        # factor wait for the solver's: XLA:CPU runs independent Cholesky calls side by side, and
-        # on two cores both then wait for ever for helpers from the one pool of threads that they
-        # occupy (jaxlib 0.10.2). It drops an optimization_barrier before it decides on the order.
-        damping = dt * dynamics.damping_matrix(tree, joints.slope) + 0 * acceleration
-        damped_factor = solver.factor(mass + jnp.diag(damping))
-        damped = solver.solve_factored(damped_factor, dynamics.matmul(mass, acceleration))
-        qvel = state.qvel + dt * damped
-        act = state.act
-        if self.num_muscles:
-            act = act + dt * muscle.activation_rate(self.muscle_constants, ctrl, act)
+        qvel = state.qvel + dt * self._damped(mass, acceleration, joints)
         qpos = dynamics.integrate(tree, state.qpos, qvel, dt)
         return PhysicsState(qpos, qvel, act, state.time + dt), acceleration
 
+    def _damped(
+        self, mass: jax.Array, acceleration: jax.Array, joints: dynamics.JointState
+    ) -> jax.Array:
+        """The acceleration `[nv]` that Euler integration with implicit joint damping makes of one.
+
+        (M + dt D) a' = M a.
+        """
+        tree, dt = self.tree, self.timestep
+        if not tree.implicit_damping:
+            return acceleration
+        # The zeros make this factor wait for the solver's: XLA:CPU runs independent Cholesky calls
+        # side by side, and on two cores both then wait for ever for helpers from the one pool of
+        # threads that they occupy (jaxlib 0.10.2). It drops an optimization_barrier before it
+        # decides on the order.
+        damping = dt * dynamics.damping_matrix(tree, joints) + 0 * acceleration
+        damped_factor = solver.factor(mass + jnp.diag(damping))
+        return solver.solve_factored(damped_factor, dynamics.matmul(mass, acceleration))
+
+    def _activate(self, state: PhysicsState, ctrl: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Activations `[num_muscles]` after the step, and those that pull during it."""
+        if not self.num_muscles:
+            return state.act, state.act
+        constants = self.muscle_constants
+        later = muscle.next_activation(constants, ctrl, state.act, self.timestep)
+        return later, muscle.pulling_activation(constants, state.act, later)
+
     def _actuator_force(self, state: PhysicsState, ctrl: jax.Array, placed: _Placed) -> jax.Array:
-        """Generalised forces `[nv]` of all actuators."""
+        """Generalised forces `[nv]` of all actuators, within the ranges of the joints."""
+        force = self._unlimited_force(state, ctrl, placed)
+        within = self.tree.actuator_range
+        return jnp.clip(force, *within.T) if np.isfinite(within).any() else force
+
+    def _unlimited_force(self, state: PhysicsState, ctrl: jax.Array, placed: _Placed) -> jax.Array:
         num_free, num_scalar = 6 * self.tree.num_free, self.nv - 6 * self.tree.num_free
         if not self.num_muscles:
             scalar = servos.joint_force(self.servos, self.servo_force(state, ctrl), num_scalar)
@@ -212,6 +235,9 @@ class PortedBody:
             )
             slope = placed.joints.slope
             total = total + dynamics.wrench_force(self.tree, placed.move, slope, wrenches)
+        if len(self.linear.muscles):
+            slope, pulls = placed.joints.slope, force[self.linear.muscles]
+            total = total + linear.generalised_force(self.linear, self.tree, slope, pulls)
         return total
 
     def servo_force(self, state: PhysicsState, ctrl: jax.Array) -> jax.Array:
@@ -219,26 +245,28 @@ class PortedBody:
         q, qdot = state.qpos[7 * self.tree.num_free :], state.qvel[6 * self.tree.num_free :]
         return servos.force(self.servos, ctrl, q, qdot)
 
-    def _compiled_then_exact(self) -> np.ndarray:
-        """Where each actuator `[nu]` stands if muscles with compiled paths come first."""
-        exact = np.isin(np.arange(self.nu), self.tendons.muscles)
-        return np.argsort(np.argsort(exact, kind="stable"))
-
     def _pull(self, state: PhysicsState, placed: _Placed) -> _Pull:
-        compiled, exact, parts = None, None, []
+        compiled, exact, parts, members = None, None, [], []
         if self.path_groups:
             compiled = paths.evaluate(self.path_groups, state.qpos[7 * self.tree.num_free :])
             qdot = state.qvel[6 * self.tree.num_free :]
             rate = paths.velocity(self.path_groups, compiled, qdot)
             parts.append((compiled.length, rate, compiled.outside))
+            members.append(np.sort(np.concatenate([g.muscles for g in self.path_groups])))
         if len(self.tendons.muscles):
             exact = tendons.evaluate(self.tendons, placed.world, placed.move.origin)
             rate = tendons.velocity(self.tendons, exact, placed.move.velocity)
             parts.append((exact.length, rate, jnp.zeros(len(rate), bool)))
+            members.append(self.tendons.muscles)
+        if len(self.linear.muscles):
+            length, rate = linear.evaluate(self.linear, self.tree, placed.joints)
+            parts.append((length, rate, jnp.zeros(len(rate), bool)))
+            members.append(self.linear.muscles)
         length, velocity, outside = parts[0]
         if len(parts) > 1:
+            order = np.argsort(np.concatenate(members))
             columns = (jnp.concatenate(x) for x in zip(*parts, strict=True))
-            length, velocity, outside = (x[self._compiled_then_exact()] for x in columns)
+            length, velocity, outside = (x[order] for x in columns)
         force = muscle.force(self.muscle_constants, length, velocity, state.act)
         share = jnp.mean(outside.astype(jnp.float32))
         return _Pull(compiled, exact, Muscles(length, velocity, force, share))

@@ -19,6 +19,8 @@ import mujoco
 import numpy as np
 
 from mjx_qflex.errors import UserError
+from mjx_qflex.lookup import unknown_name
+from mjx_qflex.porting import audit
 
 MAX_COMPARTMENTS = 16  # of one muscle; finer slices of one path no longer differ measurably
 
@@ -52,14 +54,25 @@ class Fan(NamedTuple):
 
 
 def read_fans(path: Path) -> dict[str, Fan]:
-    """Read the table `muscle,width_mm,x,y,z` (other columns are ignored), by muscle."""
-    with path.open(newline="") as file:
-        return {
-            row["muscle"]: Fan(
-                float(row["width_mm"]) * 1e-3, (float(row["x"]), float(row["y"]), float(row["z"]))
-            )
-            for row in csv.DictReader(file)
-        }
+    """Read the table `muscle,width_mm,x,y,z` (other columns are ignored), by muscle.
+
+    Raises:
+      UserError: the file is not there, or is no such table.
+    """
+    try:
+        with path.open(newline="") as file:
+            return {
+                row["muscle"]: Fan(
+                    float(row["width_mm"]) * 1e-3,
+                    (float(row["x"]), float(row["y"]), float(row["z"])),
+                )
+                for row in csv.DictReader(file)
+            }
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as a table muscle,width_mm,x,y,z ({type(error).__name__}: "
+            f"{error}); [actuators] fans names it"
+        ) from error
 
 
 def allocate(widths: Sequence[float], count: int) -> list[int]:
@@ -108,7 +121,7 @@ def divide(
       UserError: an impossible `num_actuators`, a `drop` that is no muscle of the model, or a
         muscle without an entry in `fans`.
     """
-    _drop_muscles(spec, drop)
+    drop_muscles(spec, drop)
     names = [muscle.name for muscle in spec.actuators]
     missing = [name for name in names if name not in fans]
     if missing:
@@ -125,8 +138,13 @@ def divide_into(
     Compartments of muscle `m` are named `m#1`, `m#2`, ...; an undivided muscle keeps its name.
     Every `lengthrange` is shifted so that at the neutral pose the compartment's normalised length
     is its parent's.
+
+    Raises:
+      UserError: a muscle that no path through sites moves cannot be divided, or the model has
+        something that compartments would lose (`audit.check`).
     """
     model = spec.copy().compile()
+    audit.check(model)
     data = neutral_data(model)
     tendons = {tendon.name: tendon for tendon in spec.tendons}
     children: dict[str, str] = {}
@@ -135,7 +153,9 @@ def divide_into(
         count = parts[muscle.name]
         if count == 1:
             continue
-        tendon = tendons[muscle.target]
+        tendon = tendons.get(muscle.target)
+        if tendon is None or any(w.type == mujoco.mjtWrap.mjWRAP_JOINT for w in tendon.path):
+            raise UserError(f"cannot divide {muscle.name}: its path goes through no sites")
         fan = fans[muscle.name]
         parent_length[muscle.name] = data.ten_length[model.tendon(muscle.target).id]
         for index, offset in enumerate(lateral_offsets(fan.width, count), start=1):
@@ -187,15 +207,21 @@ def satisfy_couplings(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
     return qpos
 
 
-def _drop_muscles(spec: mujoco.MjSpec, drop: Sequence[str]) -> None:
-    """Delete the muscles named, with their tendons."""
+def drop_muscles(spec: mujoco.MjSpec, drop: Sequence[str]) -> None:
+    """Delete the muscles named, with the tendons that no other muscle pulls on.
+
+    Raises:
+      UserError: a name that is no muscle of the model.
+    """
     muscles = {muscle.name: muscle for muscle in spec.actuators}
-    tendons = {tendon.name: tendon for tendon in spec.tendons}
     for name in drop:
         if name not in muscles:
-            raise UserError(f"cannot drop {name}: the model has no such muscle")
-        spec.delete(tendons[muscles[name].target])
-        spec.delete(muscles[name])
+            raise unknown_name("muscle in [actuators] drop", name, muscles)
+        target = muscles.pop(name).target
+        spec.delete(spec.actuator(name))
+        if target not in {muscle.target for muscle in muscles.values()}:
+            for tendon in [tendon for tendon in spec.tendons if tendon.name == target]:
+                spec.delete(tendon)
 
 
 def copy_tendon(

@@ -16,7 +16,8 @@ import mujoco
 import numpy as np
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import dynamics
+from mjx_qflex.lookup import unknown_name
+from mjx_qflex.porting import audit, dynamics, mixing
 from mjx_qflex.porting.shapes import rotation_matrix
 from mjx_qflex.porting.tree import Tree
 
@@ -29,6 +30,8 @@ _PLANE, _SPHERE, _CAPSULE, _BOX = (
         mujoco.mjtGeom.mjGEOM_BOX,
     )
 )
+_SURFACES = (_PLANE, _CAPSULE, _BOX)
+_NO_CONTACTS = (mujoco.mjtDisableBit.mjDSBL_CONTACT, mujoco.mjtDisableBit.mjDSBL_CONSTRAINT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,26 +82,30 @@ def build(
       UserError: a geom is not in the model, or a pair is of geoms that cannot meet here, or not
         with Coulomb friction in two directions.
     """
+    if pairs and audit.disabled(model, *_NO_CONTACTS):
+        raise UserError(
+            "the model's <flag> disables contacts, and the recipe names some; drop the one or the "
+            "other"
+        )
     known = {model.geom(g).name: g for g in range(model.ngeom) if model.geom(g).name}
     rows: dict[int, list[dict]] = {}
+    seen: set[frozenset[str]] = set()
     for pair in pairs:
+        if frozenset(pair) in seen:
+            raise UserError(
+                f"the recipe lets {pair[0]!r} and {pair[1]!r} touch twice; once will do"
+            )
+        seen.add(frozenset(pair))
         for name in pair:
             if name not in known:
-                raise UserError(f"the recipe names geom {name!r}, which the model does not have")
+                raise unknown_name("geom of [contacts]", name, known)
         first, other = (known[name] for name in pair)
         if model.geom_type[first] in (_PLANE, _BOX):
             first, other = other, first
         kind = model.geom_type[other]
         kind = _CAPSULE if kind == _SPHERE else int(kind)
-        if model.geom_type[first] not in (_SPHERE, _CAPSULE) or kind not in (
-            _PLANE,
-            _CAPSULE,
-            _BOX,
-        ):
-            raise UserError(
-                f"geoms {pair[0]!r} and {pair[1]!r} cannot meet: one must be a sphere or a "
-                "capsule, the other a plane, sphere, capsule or box"
-            )
+        if model.geom_type[first] not in (_SPHERE, _CAPSULE) or kind not in _SURFACES:
+            raise _cannot_meet(model, first, other)
         rows.setdefault(kind, []).extend(_rows(model, tree, first, other, kind))
     return tuple(
         Contacts(
@@ -109,6 +116,17 @@ def build(
             },
         )
         for kind in sorted(rows)
+    )
+
+
+def _cannot_meet(model: mujoco.MjModel, first: int, other: int) -> UserError:
+    one, two = (
+        f"{model.geom(g).name!r} ({mujoco.mjtGeom(int(model.geom_type[g])).name[7:].lower()})"
+        for g in (first, other)
+    )
+    return UserError(
+        f"geoms {one} and {two} cannot meet: one must be a sphere or a capsule, the other a "
+        "plane, sphere, capsule or box ([contacts] mesh_capsules = true makes capsules of meshes)"
     )
 
 
@@ -125,20 +143,18 @@ def _rows(model: mujoco.MjModel, tree: Tree, first: int, other: int, kind: int) 
     node, center, rotation = _placement(model, tree, first)
     axis = rotation[:, 2] * (model.geom_size[first, 1] if capsule else 0.0)
     other_node, other_center, other_rotation = _placement(model, tree, other)
+    if node == other_node:
+        names = f"{model.geom(first).name!r} and {model.geom(other).name!r}"
+        raise UserError(f"geoms {names} do not move against each other; they cannot touch")
     size = model.geom_size[other] * (1, model.geom_type[other] != _SPHERE, 1)
-    solref, solimp, friction, margin = _mixed(model, other, first)
     bodies = model.geom_bodyid[[first, other]]
-    condim = _condim(model, first, other)
-    if condim != 3 or model.geom_gap[[first, other]].any():
-        raise UserError(
-            f"geoms {model.geom(first).name!r} and {model.geom(other).name!r} meet with condim "
-            f"{condim} or a gap; ported contacts have condim 3 and none"
-        )
+    friction, margin, solref, solimp = mixing.touch(model, other, first)
     common = {
         "node": node, "axis": axis, "radius": model.geom_size[first, 0],
         "other_node": other_node, "other_center": other_center, "other_rotation": other_rotation,
         "other_size": size, "friction": friction, "margin": margin,
-        "weight": model.body_invweight0[bodies, 0].sum(), "solref": solref, "solimp": solimp,
+        "weight": model.body_invweight0[bodies, 0].sum() / model.opt.impratio,
+        "solref": solref, "solimp": solimp,
     }  # fmt: skip
     ends = (1, -1) if capsule and kind != _CAPSULE else (0,)
     return [{**common, "center": center + end * axis} for end in ends]
@@ -152,32 +168,6 @@ def _placement(
     rotation = tree.body_rotation[body]
     center = tree.body_position[body] + rotation @ model.geom_pos[geom]
     return tree.body_node[body], center, rotation @ rotation_matrix(model.geom_quat[geom])
-
-
-def _condim(model: mujoco.MjModel, a: int, b: int) -> int:
-    """Dimensions of a contact: those of the geom with the higher priority, else the larger."""
-    higher = model.geom_priority[a] - model.geom_priority[b]
-    if higher:
-        return int(model.geom_condim[a if higher > 0 else b])
-    return int(model.geom_condim[[a, b]].max())
-
-
-def _mixed(model: mujoco.MjModel, a: int, b: int) -> tuple:
-    """Contact parameters of two geoms by MuJoCo's rules (priority, else weighted mix)."""
-    higher = model.geom_priority[a] - model.geom_priority[b]
-    margin = model.geom_margin[a] + model.geom_margin[b]
-    if higher:
-        g = a if higher > 0 else b
-        return model.geom_solref[g], model.geom_solimp[g], model.geom_friction[g, 0], margin
-    weight_a, weight_b = model.geom_solmix[a], model.geom_solmix[b]
-    share = weight_a / (weight_a + weight_b) if weight_a + weight_b > 0 else 0.5
-    pair = model.geom_solref[[a, b]]
-    # Direct stiffness and damping, which are negative, do not mix: the stronger counts.
-    positive = (pair[:, 0] > 0).all()
-    solref = np.array([share, 1 - share]) @ pair if positive else pair.min(axis=0)
-    solimp = share * model.geom_solimp[a] + (1 - share) * model.geom_solimp[b]
-    friction = max(model.geom_friction[a, 0], model.geom_friction[b, 0])
-    return solref, solimp, friction, margin
 
 
 def constraint_rows(

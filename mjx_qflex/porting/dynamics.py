@@ -322,13 +322,27 @@ def bias_force(tree: Tree, move: Motion, joints: JointState) -> jax.Array:
 def passive_force(tree: Tree, joints: JointState) -> jax.Array:
     """Returns G'(joint springs and dampers) `[nv]`."""
     position = jnp.concatenate([jnp.zeros(6 * tree.num_free), joints.position])
-    force = -tree.stiffness * (position - tree.spring_home) - tree.damping * joints.velocity
-    return project(tree, joints.slope, force)
+    stretch, speed = position - tree.spring_home, jnp.abs(joints.velocity)
+    stiffness = _grown(tree.stiffness, tree.stiffness_growth, stretch)
+    damping = _grown(tree.damping, tree.damping_growth, speed)
+    return project(tree, joints.slope, -stiffness * stretch - damping * joints.velocity)
 
 
-def damping_matrix(tree: Tree, slope: jax.Array) -> jax.Array:
-    """Returns the diagonal `[nv]` of G'DG, which Euler integration treats implicitly."""
-    return project(tree, slope, tree.damping * slope)
+def _grown(constant: np.ndarray, growth: np.ndarray, x: jax.Array) -> np.ndarray | jax.Array:
+    """`constant [D]` plus `growth [D, P]` times the powers of `x [D]`, if there is any growth."""
+    if not growth.any():
+        return constant
+    return constant + sum(growth[:, n] * x ** (n + 1) for n in range(growth.shape[1]))
+
+
+def damping_matrix(tree: Tree, joints: JointState) -> jax.Array:
+    """Returns the diagonal `[nv]` of G'DG, which Euler integration treats implicitly.
+
+    D is how the dampers' force rises with velocity.
+    """
+    growth = tree.damping_growth * np.arange(2, 2 + tree.damping_growth.shape[1])
+    rise = _grown(tree.damping, growth, jnp.abs(joints.velocity))
+    return project(tree, joints.slope, rise * joints.slope)
 
 
 def force_jacobian(

@@ -7,10 +7,13 @@ both hold their tolerance on poses that the fit never saw.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import mujoco
 import numpy as np
 
+from mjx_qflex.errors import UserError
+from mjx_qflex.lookup import unknown_name
 from mjx_qflex.porting.paths import (
     PathGroup,
     exponents,
@@ -40,7 +43,7 @@ class PathTolerance:
 
 @dataclasses.dataclass(frozen=True)
 class PathSamples:
-    """Tendon lengths and moment arms of S poses in C MuJoCo."""
+    """Lengths and moment arms of the muscles at S poses in C MuJoCo."""
 
     q: np.ndarray  # [S, R] independent scalar joints
     length: np.ndarray  # [S, A] m
@@ -58,25 +61,47 @@ class PathFit:
     arm_excess: np.ndarray  # [A] worst moment-arm error over its tolerance; > 1 fails
     failed: tuple[int, ...]  # muscles that meet no tolerance at any degree
 
+    def refuse_failures(self, names: Sequence[str], tolerance: PathTolerance) -> None:
+        """Raises UserError that names the muscle which is furthest from its tolerance, if any is.
 
-def tendon_arms(
+        `names [A]` are those of the actuators.
+        """
+        if not self.failed:
+            return
+        missed = np.maximum(self.length_rms / tolerance.length, self.arm_excess)[list(self.failed)]
+        worst = self.failed[int(np.argmax(missed))]
+        others = len(self.failed) - 1
+        raise UserError(
+            f"no polynomial follows the path of {names[worst]}"
+            + (f" ({others} more like it)" if others else "")
+            + f": length off by {1e3 * self.length_rms[worst]:.2g} mm of "
+            f"{1e3 * tolerance.length:.2g} allowed, moment arm by {self.arm_excess[worst]:.2g} "
+            "times what is allowed; list such muscles in [paths] exact, narrow [ranges], or say "
+            "exact = true"
+        )
+
+
+def _muscle_arms(
     model: mujoco.MjModel, data: mujoco.MjData, tree: Tree, slope: np.ndarray
 ) -> np.ndarray:
     """Returns moment arms `[A, R]` about the independent scalar joints at `data`'s pose."""
-    dense = np.zeros((model.ntendon, model.nv))
-    row = np.repeat(np.arange(model.ntendon), model.ten_J_rownnz)
-    dense[row, model.ten_J_colind] = data.ten_J
+    dense = np.zeros((model.nu, model.nv))
+    mujoco.mju_sparse2dense(
+        dense, data.actuator_moment, data.moment_rownnz, data.moment_rowadr, data.moment_colind
+    )
     scalar = 6 * tree.num_free
-    joints = dense[model.actuator_trnid[:, 0]][:, tree.source_qvel_address[scalar:]]
+    joints = dense[:, tree.source_qvel_address[scalar:]]
     return (joints * slope) @ tree.reduce[scalar:, scalar:]
 
 
 def sample(model: mujoco.MjModel, tree: Tree, q: np.ndarray) -> PathSamples:
-    """Evaluates C MuJoCo's tendons at the poses `q [S, R]` (free joints at the reference pose)."""
+    """Evaluates C MuJoCo's actuators at the poses `q [S, R]` (free joints at the reference pose).
+
+    Lengths and moment arms are the actuators' own, whatever they pull on, gear included.
+    """
     data = mujoco.MjData(model)
     positions, slopes = source_positions(tree, q)
     addresses = tree.source_qpos_address[7 * tree.num_free :]
-    tendons = model.actuator_trnid[:, 0]
     length = np.empty((len(q), model.nu))
     arms = np.empty((len(q), model.nu, q.shape[1]), np.float32)
     for s in range(len(q)):
@@ -84,8 +109,9 @@ def sample(model: mujoco.MjModel, tree: Tree, q: np.ndarray) -> PathSamples:
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_tendon(model, data)
-        length[s] = data.ten_length[tendons]
-        arms[s] = tendon_arms(model, data, tree, slopes[s])
+        mujoco.mj_transmission(model, data)
+        length[s] = data.actuator_length
+        arms[s] = _muscle_arms(model, data, tree, slopes[s])
     pair_muscle, pair_joint = np.nonzero(np.abs(arms).max(axis=0) > 1e-6)
     return PathSamples(q, length, pair_muscle, pair_joint, arms[:, pair_muscle, pair_joint])
 
@@ -213,12 +239,18 @@ def _errors(
 
 
 def joint_ranges(tree: Tree, narrowed: dict[str, tuple[float, float]]) -> np.ndarray:
-    """Returns fitting ranges `[R, 2]` of the independent scalar joints: limits, or the narrower."""
+    """Returns fitting ranges `[R, 2]` of the independent scalar joints: limits, or the narrower.
+
+    Raises:
+      UserError: `narrowed` names a joint that is none of these.
+    """
     first = 6 * tree.num_free
     ranges = np.tile([-np.pi, np.pi], (tree.nv - first, 1))
     ranges[tree.limit_dof - first] = tree.limit_range
     names = list(tree.joint_names[tree.num_free :])
     for name, limits in narrowed.items():
+        if name not in names:
+            raise unknown_name("independent joint of [ranges]", name, names)
         ranges[names.index(name)] = limits
     return ranges
 

@@ -14,7 +14,7 @@ import numpy as np
 from mjx_qflex import resources
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.porting import contacts, fitting, muscle, recipe, servos, tendons, tree
+from mjx_qflex.porting import contacts, fitting, linear, muscle, recipe, servos, tendons, tree
 from mjx_qflex.porting.body import PortedBody
 from mjx_qflex.porting.paths import PathGroup
 
@@ -29,23 +29,27 @@ def load(name: str, num_actuators: int | None = None) -> PortedBody:
     kept in the cache.
 
     Raises:
-      UserError: unknown body, broken recipe, missing source, impossible number of actuators, or
+      UserError: unknown body, broken recipe, missing source, impossible number of actuators,
+        something in the model that a port does not cover, a path that no polynomial follows, or
         releases of mujoco and mujoco-mjx that do not match.
     """
     refuse_unmatched_releases()
     instructions = recipe.read(name)
     source = recipe.source_model(instructions, num_actuators)
     body_tree = tree.build(source)
+    fitting.joint_ranges(body_tree, instructions.ranges)  # refuses names of joints that are none
     motors = servos.Servos.from_model(source, body_tree)
     if 0 < len(motors.joint) < source.nu:
         raise UserError(f"{instructions.name} has muscles and motors; keep one kind of actuators")
+    constants = muscle.MuscleConstants.from_model(source)
     exact = exact_muscles(instructions, source)
     return PortedBody(
         tree=body_tree,
         contacts=contacts.build(source, body_tree, instructions.contact_pairs),
-        muscle_constants=muscle.MuscleConstants.from_model(source),
+        muscle_constants=constants,
         path_groups=_compiled_paths(instructions, source, body_tree, exact),
         tendons=tendons.from_model(source, body_tree, exact),
+        linear=linear.from_model(source, body_tree, linear.muscles(source)),
         servos=motors,
         actuator_names=tuple(source.actuator(i).name for i in range(source.nu)),
         recipe=instructions,
@@ -56,16 +60,23 @@ def load(name: str, num_actuators: int | None = None) -> PortedBody:
 def exact_muscles(instructions: recipe.Recipe, source: mujoco.MjModel) -> list[int]:
     """Returns the actuators of `source` whose paths the recipe leaves exact, parts of them too.
 
+    Muscles on joints and on fixed tendons are not among them: their paths are linear.
+
     Raises:
       UserError: the recipe names a muscle that the model does not have.
     """
-    muscles = [source.actuator(a).name.split("#")[0] for a in range(source.nu)]
-    if isinstance(instructions.exact_paths, bool):
-        return list(range(source.nu)) if instructions.exact_paths else []
-    for name in instructions.exact_paths:
-        if name not in muscles:
-            raise unknown_name(f"muscle in [paths] exact of {instructions.name}", name, muscles)
-    return [a for a, name in enumerate(muscles) if name in instructions.exact_paths]
+    pulling = source.actuator_gaintype == mujoco.mjtGain.mjGAIN_MUSCLE
+    pulling[linear.muscles(source)] = False
+    names = {int(a): source.actuator(int(a)).name.split("#")[0] for a in np.flatnonzero(pulling)}
+    wanted = instructions.exact_paths
+    if isinstance(wanted, bool):
+        return list(names) if wanted else []
+    for name in wanted:
+        if name not in names.values():
+            raise unknown_name(
+                f"muscle in [paths] exact of {instructions.name}", name, set(names.values())
+            )
+    return [a for a, name in names.items() if name in wanted]
 
 
 def refuse_unmatched_releases() -> None:
@@ -94,6 +105,9 @@ def fit_paths(
     """Fits the paths of a source model that are not left exact.
 
     Returns the fit and the poses on which it was tested.
+
+    Raises:
+      UserError: a path that no polynomial follows within the recipe's tolerances.
     """
     tolerance = path_tolerance(instructions)
     ranges = fitting.joint_ranges(body_tree, instructions.ranges)
@@ -106,9 +120,10 @@ def fit_paths(
         fitting.random_poses(ranges, tolerance.num_test_poses, tolerance.seed + 1),
     )
     peak = muscle.MuscleConstants.from_model(source).active.peak_force
-    exact = exact_muscles(instructions, source)
-    muscles = np.setdiff1d(np.arange(source.nu), exact)
-    return fitting.fit(train, test, ranges, peak, tolerance, muscles), test
+    muscles = np.flatnonzero(_to_compile(source, exact_muscles(instructions, source)))
+    found = fitting.fit(train, test, ranges, peak, tolerance, muscles)
+    found.refuse_failures([source.actuator(a).name for a in range(source.nu)], tolerance)
+    return found, test
 
 
 def _compiled_paths(
@@ -119,7 +134,8 @@ def _compiled_paths(
         return ()
     key = _content_key(instructions, source)
     shipped = instructions.folder / "paths.npz"
-    cached = resources.cache_folder() / "paths" / f"{instructions.name}-{key[:16]}.npz"
+    # Fits in the folder "paths", of before, need not hold their tolerances.
+    cached = resources.cache_folder() / "fits" / f"{instructions.name}-{key[:16]}.npz"
     for path in (shipped, cached):
         groups = read_paths(path, key)
         if groups is not None:
@@ -138,7 +154,7 @@ def _compiled_paths(
 def _to_compile(source: mujoco.MjModel, exact: list[int]) -> np.ndarray:
     """Which actuators `[A]` are muscles whose paths become polynomials."""
     compiled = source.actuator_gaintype == mujoco.mjtGain.mjGAIN_MUSCLE
-    compiled[exact] = False
+    compiled[[*exact, *linear.muscles(source)]] = False
     return compiled
 
 

@@ -11,7 +11,19 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from mjx_qflex.errors import UserError
+from mjx_qflex.porting import audit
+
 _TINY = mujoco.mjMINVAL
+_MUSCLE = int(mujoco.mjtGain.mjGAIN_MUSCLE)
+_COVERED = (
+    ("pulls on something other than a tendon or a joint", "trntype", {
+        int(mujoco.mjtTrn.mjTRN_TENDON), int(mujoco.mjtTrn.mjTRN_JOINT),
+        int(mujoco.mjtTrn.mjTRN_JOINTINPARENT),
+    }),
+    ("has a muscle's gain with another dyntype", "dyntype", {int(mujoco.mjtDyn.mjDYN_MUSCLE)}),
+    ("has a muscle's gain with another biastype", "biastype", {int(mujoco.mjtBias.mjBIAS_MUSCLE)}),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +69,21 @@ class MuscleConstants:
     activation_time: np.ndarray
     deactivation_time: np.ndarray
     smoothing_width: np.ndarray
+    # What few models have, None where no muscle does.
+    excitation_range: np.ndarray | None  # [A, 2] within [0, 1]
+    activation_range: np.ndarray | None  # [A, 2] that integration keeps to, infinite: none
+    early: np.ndarray | None  # [A] bool, pulls by the activation after the step
+    force_range: np.ndarray | None  # [A, 2] N, infinite: none
 
     @classmethod
     def from_model(cls, model: mujoco.MjModel) -> "MuscleConstants":
-        """Reads the parameters of all muscles among the actuators of `model`."""
-        muscles = model.actuator_gaintype == mujoco.mjtGain.mjGAIN_MUSCLE
+        """Reads the parameters of all muscles among the actuators of `model`.
+
+        Raises:
+          UserError: a muscle's gain on an actuator that is no muscle otherwise.
+        """
+        muscles = model.actuator_gaintype == _MUSCLE
+        _refuse_what_is_not_covered(model, muscles)
         gain, bias = model.actuator_gainprm[muscles], model.actuator_biasprm[muscles]
         rise, fall, width = model.actuator_dynprm[muscles, :3].T
         scale = model.actuator_acc0[muscles], model.actuator_lengthrange[muscles]
@@ -75,6 +97,7 @@ class MuscleConstants:
             activation_time=rise,
             deactivation_time=fall,
             smoothing_width=width,
+            **_ranges(model, muscles),
         )
 
     def without_force(self) -> "MuscleConstants":
@@ -84,7 +107,39 @@ class MuscleConstants:
             self,
             active=dataclasses.replace(self.active, peak_force=none),
             passive=dataclasses.replace(self.passive, peak_force=none),
+            force_range=None,
         )
+
+
+def _refuse_what_is_not_covered(model: mujoco.MjModel, muscles: np.ndarray) -> None:
+    for actuator in np.flatnonzero(muscles):
+        for what, field, covered in _COVERED:
+            if getattr(model, f"actuator_{field}")[actuator] not in covered:
+                name = model.actuator(int(actuator)).name
+                raise UserError(f"actuator {name!r} {what}; a ported muscle is MuJoCo's <muscle>")
+
+
+def _ranges(model: mujoco.MjModel, muscles: np.ndarray) -> dict[str, np.ndarray | None]:
+    """The optional fields of `MuscleConstants`."""
+    excitation = limits(model.actuator_ctrlrange, model.actuator_ctrllimited)[muscles]
+    excitation = np.clip(excitation, 0, 1)
+    narrowed = (excitation != (0, 1)).any() and not audit.disabled(
+        model, mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL
+    )
+    activation = limits(model.actuator_actrange, model.actuator_actlimited)[muscles]
+    force = limits(model.actuator_forcerange, model.actuator_forcelimited)[muscles]
+    early = model.actuator_actearly[muscles].astype(bool)
+    return {
+        "excitation_range": excitation if narrowed else None,
+        "activation_range": activation if np.isfinite(activation).any() else None,
+        "early": early if early.any() else None,
+        "force_range": force if np.isfinite(force).any() else None,
+    }
+
+
+def limits(ranges: np.ndarray, limited: np.ndarray) -> np.ndarray:
+    """Ranges `[A, 2]`, infinite where they are not `limited [A]`."""
+    return np.where(limited[:, None].astype(bool), ranges, np.array([[-np.inf, np.inf]]))
 
 
 def force(
@@ -102,7 +157,8 @@ def force(
     speed = velocity / np.maximum(_TINY, c.active.optimal_length * c.max_velocity)
     gain = _active_length_gain(c, c.active.normalized(length)) * _velocity_gain(c, speed)
     passive = _passive_gain(c, c.passive.normalized(length)) * c.passive.peak_force
-    return -(gain * c.active.peak_force * activation + passive)
+    force = -(gain * c.active.peak_force * activation + passive)
+    return force if c.force_range is None else jnp.clip(force, *c.force_range.T)
 
 
 def _active_length_gain(c: MuscleConstants, length: jax.Array) -> jax.Array:
@@ -142,6 +198,8 @@ def activation_rate(
 ) -> jax.Array:
     """Returns the time derivative `[A]` of activation, 1/s (time constants: Millard 2013)."""
     c = constants
+    if c.excitation_range is not None:
+        excitation = jnp.clip(excitation, *c.excitation_range.T)
     bounded = jnp.clip(activation, 0, 1)
     difference = jnp.clip(excitation, 0, 1) - activation
     rise = c.activation_time * (0.5 + 1.5 * bounded)
@@ -150,3 +208,19 @@ def activation_rate(
     smooth = x * x * x * (3 * x * (2 * x - 5) + 10)
     blend = jnp.where(c.smoothing_width < _TINY, jnp.where(difference > 0, 1.0, 0.0), smooth)
     return difference / jnp.maximum(_TINY, fall + (rise - fall) * blend)
+
+
+def next_activation(
+    constants: MuscleConstants, excitation: jax.Array, activation: jax.Array, timestep: float
+) -> jax.Array:
+    """Returns activations `[A]` a step of `timestep` s later."""
+    later = activation + timestep * activation_rate(constants, excitation, activation)
+    within = constants.activation_range
+    return later if within is None else jnp.clip(later, *within.T)
+
+
+def pulling_activation(
+    constants: MuscleConstants, activation: jax.Array, later: jax.Array
+) -> jax.Array:
+    """Returns the activations `[A]` that pull during a step: those before it, or early ones."""
+    return activation if constants.early is None else jnp.where(constants.early, later, activation)

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from numpy.typing import ArrayLike
 
-from mjx_qflex.porting import dynamics, fitting, library, muscle, recipe
+from mjx_qflex.porting import audit, dynamics, fitting, library, muscle, recipe
 from mjx_qflex.porting.body import PhysicsState, PortedBody
-from mjx_qflex.porting.tree import Tree, source_positions
 
 STIFF_SOLREF, STIFF_SOLIMP = (0.004, 1.0), (0.9999, 0.9999, 0.001, 0.5, 2.0)
 
@@ -80,12 +80,15 @@ def force_error(body: PortedBody, seed: int = 0, num_states: int = 50) -> float:
     """
     model, rng = body.source, np.random.default_rng(seed)
     data, worst = mujoco.MjData(model), 0.0
+    if not body.nu:
+        return worst
     for state in random_states(body, rng, num_states):
         set_source_state(body, data, state)
         data.ctrl[:] = rng.uniform(size=body.nu)
         mujoco.mj_forward(model, data)
         if body.num_muscles:
-            known = (data.actuator_length, data.actuator_velocity, data.act)
+            pulling = body._activate(state, jnp.asarray(data.ctrl, jnp.float32))[1]
+            known = (data.actuator_length, data.actuator_velocity, pulling)
             mine = muscle.force(
                 body.muscle_constants, *(jnp.asarray(x, jnp.float32) for x in known)
             )
@@ -125,7 +128,7 @@ def random_states(
 
 def set_source_state(body: PortedBody, data: mujoco.MjData, state: PhysicsState) -> None:
     """Puts a ported state into C MuJoCo's data of the source model."""
-    mujoco.mj_resetData(body.source, data)
+    mujoco.mj_resetData(data.model, data)
     data.qpos[:] = body.source_qpos(state.qpos)
     joints = dynamics.joint_state(body.tree, state.qpos, state.qvel)
     data.qvel[body.tree.source_qvel_address] = joints.velocity
@@ -168,7 +171,13 @@ def motion_error(
         after = body.source_qpos(advance(start, jnp.asarray(ctrl, jnp.float32)).qpos)[joints]
         errors.append(after - data.qpos[joints])
         distances.append(data.qpos[joints] - before)
-    return float(np.linalg.norm(errors) / np.linalg.norm(distances))
+    return relative(errors, distances)
+
+
+def relative(errors: ArrayLike, distances: ArrayLike) -> float:
+    """The size of `errors` over that of `distances`; 0 where nothing moved."""
+    distance = np.linalg.norm(distances)
+    return float(np.linalg.norm(errors) / distance) if distance else 0.0
 
 
 def stiffen_couplings(model: mujoco.MjModel) -> None:
@@ -178,7 +187,7 @@ def stiffen_couplings(model: mujoco.MjModel) -> None:
     that contradict this: the patella of MS-Human-700 would stop its knee 0.4 rad too early.
     """
     model.eq_solref[:], model.eq_solimp[:] = STIFF_SOLREF, STIFF_SOLIMP
-    model.jnt_limited[model.eq_obj1id[model.eq_type == mujoco.mjtEq.mjEQ_JOINT]] = 0
+    model.jnt_limited[model.eq_obj1id[audit.active_equalities(model)]] = 0
 
 
 def without_contacts(body: PortedBody) -> PortedBody:
@@ -225,11 +234,9 @@ def contact_change(body: PortedBody, num_steps: int = 50, seed: int = 0) -> dict
                 mujoco.mj_step(model, data)
             ends.append(data.qpos[joints].copy())
         ported = body.source_qpos(advance(start, jnp.asarray(ctrl, jnp.float32)).qpos)[joints]
-        moved = np.linalg.norm(ends[1] - before)
-        differences["port against cut model"].append(
-            float(np.linalg.norm(ported - ends[1]) / moved)
-        )
-        differences["cut against whole"].append(float(np.linalg.norm(ends[0] - ends[1]) / moved))
+        moved = ends[1] - before
+        differences["port against cut model"].append(relative(ported - ends[1], moved))
+        differences["cut against whole"].append(relative(ends[0] - ends[1], moved))
     return {name: float(np.mean(values)) for name, values in differences.items()}
 
 
@@ -252,7 +259,10 @@ def on_the_floor(body: PortedBody, state: PhysicsState) -> PhysicsState:
 def keep_contacts(model: mujoco.MjModel, instructions: recipe.Recipe) -> None:
     """Lets nothing collide in `model` but the recipe's pairs of geoms."""
     model.geom_contype[:] = model.geom_conaffinity[:] = 0
-    model.pair_margin[:] = -1e6  # explicit pairs ignore the masks
+    wanted = {frozenset(model.geom(g).id for g in pair) for pair in instructions.contact_pairs}
+    for pair, geoms in enumerate(zip(model.pair_geom1, model.pair_geom2, strict=True)):
+        if frozenset(map(int, geoms)) not in wanted:
+            model.pair_margin[pair] = -1e6  # explicit pairs ignore the masks
     surfaces = dict.fromkeys(first for first, _ in instructions.contact_pairs)
     for bit, surface in enumerate(surfaces):
         model.geom_conaffinity[model.geom(surface).id] |= 1 << bit
@@ -299,7 +309,8 @@ def path_report(body: PortedBody) -> dict[str, Any]:
     """Path lengths, moment arms and torques over the fitted range and on visited states."""
     instructions = body.recipe
     tolerance = library.path_tolerance(instructions)
-    exact = [body.actuator_names[a] for a in body.tendons.muscles]
+    exact = np.sort(np.concatenate([body.tendons.muscles, body.linear.muscles])).astype(int)
+    exact = [body.actuator_names[a] for a in exact]
     ranges = fitting.joint_ranges(body.tree, instructions.ranges)
     poses = fitting.random_poses(ranges, tolerance.num_test_poses, seed=tolerance.seed + 2)
     visited = rollout_poses(body)
@@ -315,8 +326,10 @@ def path_report(body: PortedBody) -> dict[str, Any]:
             "worst muscle": body.actuator_names[int(errors.length_rms.argmax())],
             "muscles above 0.5 mm": int((errors.length_rms > 0.5e-3).sum()),
             "moment arm, relative RMS, median muscle": float(np.median(errors.arm_rms)),
-            "joint torque, relative RMS, median joint": float(np.median(torque)),
-            "joint torque, relative RMS, worst joint": float(torque.max()),
+            "joint torque, relative RMS, median joint": float(np.median(torque))
+            if len(torque)
+            else 0.0,
+            "joint torque, relative RMS, worst joint": float(torque.max(initial=0.0)),
             "worst joint": body.tree.joint_names[body.tree.num_free + int(worst)],
         }
     if body.path_groups:
@@ -330,66 +343,3 @@ def path_report(body: PortedBody) -> dict[str, Any]:
         "muscles left exact": "all" if len(exact) == body.nu else exact,
         "muscles that move no joint": [body.actuator_names[i] for i in idle],
     }
-
-
-def coupling_change(body: PortedBody, num_poses: int = 60, seed: int = 0) -> float:
-    """Largest displacement (m) of any body if all couplings were deleted instead of eliminated."""
-    ranges = fitting.joint_ranges(body.tree, {})
-    q = np.random.default_rng(seed).uniform(ranges[:, 0], ranges[:, 1], (num_poses, len(ranges)))
-    positions, _ = source_positions(body.tree, q)
-    place = body.tree.source_qpos_address[7 * body.tree.num_free :]
-    dependent = np.setdiff1d(np.arange(len(place)), body.tree.coupling.independent)
-    data, worst = mujoco.MjData(body.source), 0.0
-    for position in positions:
-        with_coupling = position.copy()
-        position[dependent] = body.tree.joint_home[dependent]
-        bodies = []
-        for value in (with_coupling, position):
-            data.qpos[place] = value
-            mujoco.mj_kinematics(body.source, data)
-            bodies.append(data.xpos.copy())
-        worst = max(worst, float(np.linalg.norm(bodies[0] - bodies[1], axis=1).max()))
-    return worst
-
-
-def repair_changes(body: PortedBody, num_poses: int = 500, seed: int = 0) -> list[dict[str, Any]]:
-    """What each repair of the recipe changes over the fitted range, against the untouched model.
-
-    Lengths are compared from the neutral pose on, where a repair keeps the normalised length.
-    """
-    instructions, tree = body.recipe, body.tree
-    if not instructions.repairs:
-        return []
-    untouched = recipe.source_model(dataclasses.replace(instructions, repairs={}), body.nu)
-    ranges = fitting.joint_ranges(tree, instructions.ranges)
-    neutral = tree.joint_home[tree.coupling.independent]
-    q = np.concatenate([neutral[None], fitting.random_poses(ranges, num_poses, seed)])
-    before, after = (fitting.sample(model, tree, q) for model in (untouched, body.source))
-    rows = []
-    for name, repair in instructions.repairs.items():
-        parts = [i for i, n in enumerate(body.actuator_names) if n.split("#")[0] == name]
-        change = (after.length - before.length)[:, parts]
-        change = 1e3 * (change[1:] - change[0])
-        rows.append(
-            {
-                "muscle": name,
-                "left out": list(repair.leave_out),
-                "reason": repair.reason,
-                "length change, RMS (mm)": float(np.sqrt(np.mean(change**2))),
-                "length change, largest (mm)": float(np.abs(change).max()),
-                "moment arms, RMS (mm)": _arms_before_and_after(tree, before, after, parts),
-            }
-        )
-    return rows
-
-
-def _arms_before_and_after(
-    tree: Tree, before: fitting.PathSamples, after: fitting.PathSamples, parts: list[int]
-) -> dict[str, list[float]]:
-    """RMS moment arms (mm) about each joint, of the compartment with the largest: before, after."""
-    names, rows = tree.joint_names[tree.num_free :], {}
-    for column, samples in enumerate((before, after)):
-        for pair in np.flatnonzero(np.isin(samples.pair_muscle, parts)):
-            row = rows.setdefault(names[samples.pair_joint[pair]], [0.0, 0.0])
-            row[column] = max(row[column], 1e3 * float(np.sqrt(np.mean(samples.arm[:, pair] ** 2))))
-    return rows

@@ -8,11 +8,8 @@ against and which videos show.
 not give itself, each as a whole; files that a section names lie beside the recipe that it is from.
 """
 
-import contextlib
 import dataclasses
 import tomllib
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +19,39 @@ import numpy as np
 from mjx_qflex import resources
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import check_keys, unknown_name
-from mjx_qflex.porting import adapt, compartments, fetch, repairs
+from mjx_qflex.porting import adapt, compartments, repairs, sources, values
 
-_SECTIONS = {
+_SECTIONS: dict[str, dict[str, values.Check] | None] = {
     "source": {
-        "package", "model", "file", "floor_height",
-        "fetch", "repository", "revision", "folder", "licence", "sha256", "by_hand",
+        "package": values.text, "model": values.text, "file": values.text,
+        "floor_height": values.number, "fetch": values.text, "repository": values.text,
+        "revision": values.text, "folder": values.text, "licence": values.text,
+        "sha256": values.text, "by_hand": values.texts,
     },
-    "attach": {"files"},
-    "joints": {"lock", "range"},
-    "contacts": {"floor", "with_floor", "pairs"},
+    "attach": {"files": values.texts},
+    "joints": {"lock": values.texts, "range": values.table_of(values.interval)},
+    "contacts": {
+        "floor": values.text, "with_floor": values.texts, "pairs": values.pairs,
+        "mesh_capsules": values.flag,
+    },
     "actuators": {
-        "count", "minimum", "maximum", "drop", "fans", "specific_tension", "max_width",
-        "max_width_of_length", "position",
+        "count": values.whole(0), "minimum": values.whole(0), "maximum": values.whole(0),
+        "drop": values.texts, "fans": values.text, "specific_tension": values.positive,
+        "max_width": values.positive, "max_width_of_length": values.positive,
+        "position": values.table_of(values.table),
     },
-    "solver": {"timestep", "iterations", "ls_iterations"},
+    "solver": {
+        "timestep": values.positive, "iterations": values.whole(1),
+        "ls_iterations": values.whole(1),
+    },
     "repairs": None,  # any muscle's name
     "ranges": None,  # any joint's name
-    "paths": {"exact", "length", "moment_arm", "max_degree", "max_terms", "num_poses"},
+    "paths": {
+        "exact": values.flag_or_texts, "length": values.positive, "moment_arm": values.positive,
+        "max_degree": values.whole(2), "max_terms": values.whole(1), "num_poses": values.whole(1),
+    },
 }  # fmt: skip
+_ANY_NAME = {"repairs": values.table_of(values.table), "ranges": values.table_of(values.interval)}
 _TO_FETCH = ("repository", "revision", "folder", "file", "licence")
 _NEEDED_TO_FETCH = {"git": _TO_FETCH, "menagerie": (*_TO_FETCH, "sha256")}
 
@@ -59,6 +70,7 @@ class Recipe:
     floor: str | None
     with_floor: tuple[str, ...]  # geoms that may touch the floor
     pairs: tuple[tuple[str, str], ...]  # other geoms that may touch each other
+    mesh_capsules: bool  # meshes among these become the capsules that MuJoCo fits to them
     position: dict[str, adapt.Servo]  # by pattern of joint names; replace the source's actuators
     count: int  # actuators
     minimum: int
@@ -90,7 +102,8 @@ def read(name: str) -> Recipe:
     """Reads the recipe of body `name`: one of ours, or a folder with a `recipe.toml`.
 
     Raises:
-      UserError: no such body, a file that is no TOML, or a key that recipes do not have.
+      UserError: no such body, a file that is no TOML, a key that recipes do not have, or a value
+        that it cannot have.
     """
     folder = Path(name) if "/" in name else resources.data_folder("models") / name
     path = folder / "recipe.toml"
@@ -102,7 +115,7 @@ def read(name: str) -> Recipe:
     joints = data.get("joints", {})
     count = actuators["count"]
     paths = dict(data.get("paths", {}))
-    exact = paths.pop("exact", ())
+    exact = paths.pop("exact", True)
     return Recipe(
         name=folder.name,
         folder=folder,
@@ -114,6 +127,7 @@ def read(name: str) -> Recipe:
         floor=contacts.get("floor"),
         with_floor=tuple(contacts.get("with_floor", ())),
         pairs=tuple((first, second) for first, second in contacts.get("pairs", ())),
+        mesh_capsules=contacts.get("mesh_capsules", False),
         position=adapt.read_servos(path, actuators.get("position", {})),
         count=count,
         minimum=actuators.get("minimum", count),
@@ -122,7 +136,7 @@ def read(name: str) -> Recipe:
         repairs=repairs.read(path, data.get("repairs", {})),
         fans=home["actuators"] / actuators["fans"] if "fans" in actuators else None,
         ranges={joint: (low, high) for joint, (low, high) in data.get("ranges", {}).items()},
-        exact_paths=exact if exact is True else tuple(exact),
+        exact_paths=exact if isinstance(exact, bool) else tuple(exact),
         paths=paths,
         **data["solver"],
     )
@@ -159,9 +173,12 @@ def _check_keys(path: Path, data: dict[str, Any]) -> None:
     for section, content in data.items():
         if section not in _SECTIONS:
             raise unknown_name(f"section of {path}", section, (*_SECTIONS, "base"))
+        values.require(str(path), {section: content}, {section: values.table, **_ANY_NAME})
         if (allowed := _SECTIONS[section]) is not None:
-            check_keys(f"[{section}] in {path}", content, allowed)
-    needed = {"source": (), "actuators": ("count",), "solver": tuple(_SECTIONS["solver"])}
+            where = f"[{section}] in {path}"
+            check_keys(where, content, allowed)
+            values.require(where, content, allowed)
+    needed = {"source": (), "actuators": ("count",), "solver": tuple(_SECTIONS["solver"] or ())}
     if how := data.get("source", {}).get("fetch"):
         if how not in _NEEDED_TO_FETCH:
             raise unknown_name(f"way to fetch in {path}", how, _NEEDED_TO_FETCH)
@@ -170,96 +187,104 @@ def _check_keys(path: Path, data: dict[str, Any]) -> None:
         if section not in data:
             raise UserError(f"{path} needs a section [{section}]")
         check_keys(f"[{section}] in {path}", data[section], data[section], needed=keys)
+    floor = data.get("contacts", {}).get("floor")
+    for section, key in (("contacts", "with_floor"), ("source", "floor_height")):
+        if key in data.get(section, {}) and not floor:
+            raise UserError(f"{path}: {key} in [{section}] needs a floor in [contacts]")
 
 
 def source_model(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjModel:
     """Compiles the source model with `num_actuators` muscles (None: as many as the recipe says).
 
     Raises:
-      UserError: the source is missing, or the number of actuators is not possible for this body.
+      UserError: the source is missing or does not compile, or the number of actuators is not
+        possible for this body.
     """
-    with _quiet_about_prefixes():
-        return source_spec(recipe, num_actuators).compile()
+    with sources.quiet_about_prefixes():
+        try:
+            return source_spec(recipe, num_actuators).compile()
+        except (ValueError, mujoco.FatalError) as error:
+            raise UserError(
+                f"{recipe.name}: MuJoCo does not compile the model: {sources.one_line(error)}"
+            ) from error
 
 
-@contextlib.contextmanager
-def _quiet_about_prefixes() -> Iterator[None]:
-    """myo_sim attaches limbs without a prefix, on purpose; MuJoCo would write a log of it."""
-    previous = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda message: None)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Attaching a spec with an empty prefix")
-            yield
-    finally:
-        mujoco.set_mju_user_warning(previous)
+def as_given(recipe: Recipe, num_actuators: int) -> mujoco.MjModel:
+    """The source model without what is changed for the port's sake: meshes stay meshes.
+
+    Raises:
+      UserError: as `source_model`.
+    """
+    return source_model(dataclasses.replace(recipe, mesh_capsules=False), num_actuators)
 
 
 def source_spec(recipe: Recipe, num_actuators: int | None = None) -> mujoco.MjSpec:
     """Builds the source model's specification with `num_actuators` muscles.
 
     Raises:
-      UserError: the source is missing, or the number of actuators is not possible for this body.
+      UserError: the source is missing, it lacks something that the recipe names, or the number of
+        actuators is not possible for this body.
     """
-    spec = _load(recipe)
+    spec = sources.load(recipe.name, recipe.source_folder, recipe.source)
     spec.option.timestep = recipe.timestep
+    adapt.delete_keyframes(spec)
     adapt.show_hidden(spec)
     adapt.attach(spec, recipe.attach)
     adapt.name_parts(spec)
-    adapt.fit_capsules(spec, [name for pair in recipe.contact_pairs for name in pair])
+    if recipe.mesh_capsules:
+        adapt.fit_capsules(spec, [name for pair in recipe.contact_pairs for name in pair])
     adapt.set_ranges(spec, recipe.joint_range)
     if recipe.position:
-        adapt.replace_actuators(spec, recipe.position)
-    for name in recipe.lock:
-        joint = spec.joint(name)
-        if joint is None:
-            raise UserError(f"{recipe.name}: the recipe locks joint {name!r}, which is not there")
-        spec.delete(joint)
+        adapt.delete_actuators(spec)
+    compartments.drop_muscles(spec, recipe.drop)
+    adapt.lock(spec, recipe.lock)
+    if recipe.position:
+        adapt.add_servos(spec, recipe.position)
     if recipe.floor:
-        floor = spec.geom(recipe.floor)
-        if floor is None:
-            raise UserError(f"{recipe.name}: the floor {recipe.floor!r} is not in the model")
-        if "floor_height" in recipe.source:
-            floor.pos = [*floor.pos[:2], recipe.source["floor_height"]]
+        _place_floor(spec, recipe)
     repairs.apply(spec, recipe.repairs)
-    count = recipe.count if num_actuators is None else num_actuators
+    return _with_count(spec, recipe, recipe.count if num_actuators is None else num_actuators)
+
+
+def _place_floor(spec: mujoco.MjSpec, recipe: Recipe) -> None:
+    floor = spec.geom(recipe.floor)
+    if floor is None:
+        names = [geom.name for geom in spec.geoms if geom.name]
+        raise unknown_name(f"floor of {recipe.name}", str(recipe.floor), names)
+    if "floor_height" in recipe.source:
+        floor.pos = [*floor.pos[:2], recipe.source["floor_height"]]
+
+
+def _with_count(spec: mujoco.MjSpec, recipe: Recipe, count: int) -> mujoco.MjSpec:
+    """Divides the muscles of `spec` until there are `count` actuators."""
     if not recipe.minimum <= count <= recipe.maximum:
         raise UserError(
             f"{recipe.name} cannot have {count} actuators; "
             f"give a number from {recipe.minimum} to {recipe.maximum}"
         )
+    muscle = mujoco.mjtGain.mjGAIN_MUSCLE
+    if count != len(spec.actuators) and any(a.gaintype != muscle for a in spec.actuators):
+        raise UserError(
+            f"{recipe.name} has {len(spec.actuators)} actuators, which cannot be divided, since "
+            f"not all are muscles; give [actuators] count = {len(spec.actuators)}"
+        )
     if recipe.fans:
-        fans = compartments.read_fans(recipe.fans)
-        return compartments.divide(spec, count, fans, recipe.drop)
+        return compartments.divide(spec, count, compartments.read_fans(recipe.fans))
     muscles = [muscle.name for muscle in spec.actuators]
     if count == len(muscles):
         return spec
-    parts, rest = divmod(count, len(muscles)) if muscles else (0, count)
-    if rest:
+    if not muscles:
+        raise UserError(f"{recipe.name} has no actuators; give [actuators] count = 0")
+    parts, rest = divmod(count, len(muscles))
+    if rest or not parts:
         raise UserError(
             f"{recipe.name} needs a multiple of {len(muscles)} actuators; "
-            f"{count - rest} would be one"
+            f"{max(count - rest, len(muscles))} would be one"
         )
     equal = compartments.Fan(0.0, (0.0, 0.0, 0.0))
     return compartments.divide_into(
         spec, dict.fromkeys(muscles, parts), dict.fromkeys(muscles, equal)
     )
-
-
-def _load(recipe: Recipe) -> mujoco.MjSpec:
-    source = recipe.source
-    if source.get("package") == "myo_sim":
-        import myo_sim
-
-        with _quiet_about_prefixes():
-            return myo_sim.load_spec(source["model"])
-    if "file" not in source:
-        raise UserError(f'{recipe.name}: [source] needs a "file", or package = "myo_sim"')
-    path = fetch.locate(recipe.name, recipe.source_folder, source)
-    try:
-        return mujoco.MjSpec.from_file(str(path))
-    except ValueError as error:
-        raise UserError(f"{path} is not a model that MuJoCo reads: {error}") from error
 
 
 def path_fingerprint(recipe: Recipe, model: mujoco.MjModel) -> bytes:
@@ -275,6 +300,8 @@ def path_fingerprint(recipe: Recipe, model: mujoco.MjModel) -> bytes:
         model.wrap_type, model.wrap_objid, model.wrap_prm, model.tendon_adr, model.tendon_num,
         model.actuator_trnid, model.actuator_gainprm[:, 2],
     ]  # fmt: skip
+    if (model.actuator_gear[:, 0] != 1).any():
+        numbers.append(model.actuator_gear[:, 0])
     wrapped = model.wrap_objid[np.isin(model.wrap_type, (4, 5))]
     numbers += [model.geom_pos[wrapped], model.geom_quat[wrapped], model.geom_size[wrapped]]
     fits = [sorted(recipe.ranges.items()), sorted(recipe.paths.items())]

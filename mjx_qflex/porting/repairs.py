@@ -1,7 +1,7 @@
 """Muscle paths of a source model that are wrong, put right on its MuJoCo specification.
 
 A repair leaves points out of one muscle's path. Porting and parity see the repaired model alone;
-`parity.repair_changes` says how far it is from the model as it came.
+`changes.repair_changes` says how far it is from the model as it came.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import mujoco
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import check_keys
-from mjx_qflex.porting import compartments
+from mjx_qflex.porting import audit, compartments, values
 
 
 class Repair(NamedTuple):
@@ -31,10 +31,8 @@ def read(path: object, table: Mapping[str, Mapping]) -> dict[str, Repair]:
     for muscle, content in table.items():
         where = f"[repairs.{muscle}] in {path}"
         check_keys(where, content, Repair._fields, needed=Repair._fields)
-        sites = content["leave_out"]
-        if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
-            raise UserError(f"{where}: leave_out is {sites!r}; give a list of names of sites")
-        repairs[muscle] = Repair(tuple(sites), content["reason"])
+        values.require(where, content, {"leave_out": values.texts, "reason": values.text})
+        repairs[muscle] = Repair(tuple(content["leave_out"]), content["reason"])
     return repairs
 
 
@@ -42,12 +40,14 @@ def apply(spec: mujoco.MjSpec, repairs: Mapping[str, Repair]) -> None:
     """Repairs `spec` in place; each muscle keeps its normalised length at the neutral pose.
 
     Raises:
-      UserError: a muscle that the model does not have, a site that is not on its path, or a path
-        of which fewer than two sites would stay.
+      UserError: a muscle that the model does not have, a site that is not on its path, a path of
+        which fewer than two sites would stay, or something that a new path would lose
+        (`audit.check`).
     """
     if not repairs:
         return
     model = spec.copy().compile()
+    audit.check(model)
     data = compartments.neutral_data(model)
     muscles = {muscle.name: muscle for muscle in spec.actuators}
     tendons = {tendon.name: tendon for tendon in spec.tendons}
@@ -55,7 +55,10 @@ def apply(spec: mujoco.MjSpec, repairs: Mapping[str, Repair]) -> None:
     for name, repair in repairs.items():
         if name not in muscles:
             raise UserError(f"cannot repair {name}: the model has no such muscle")
-        muscle, tendon = muscles[name], tendons[muscles[name].target]
+        muscle = muscles[name]
+        if muscle.target not in tendons:
+            raise UserError(f"cannot repair {name}: it pulls on no tendon")
+        tendon = tendons[muscle.target]
         on_path = {w.target.name for w in tendon.path if w.type == mujoco.mjtWrap.mjWRAP_SITE}
         for site in repair.leave_out:
             if site not in on_path:

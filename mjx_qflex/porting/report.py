@@ -3,17 +3,18 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import parity, speed
+from mjx_qflex.porting import changes, given, parity, speed
 from mjx_qflex.porting.body import PortedBody
 
 COUPLINGS = "largest displacement if couplings were deleted (m)"
 OFF, ON = (f"100 steps of free motion, actuators {state}" for state in ("off", "on"))
+SHOWN_JOINTS = 10  # those furthest from the file as given; the JSON has all
 MEASURED_AT = ("mujoco", "mujoco-mjx", "jax")
 
 
@@ -23,8 +24,12 @@ def measure(
     batches: Sequence[int],
     raw_batches: Sequence[int],
     with_speed: bool,
+    tolerance: float = given.TOLERANCE,
 ) -> dict[str, Any]:
-    """Returns the report of `body` as plain numbers; speeds at each of `batches` worlds."""
+    """Returns the report of `body` as plain numbers; speeds at each of `batches` worlds.
+
+    `tolerance` is of the motion against the file as given, relative to the distance moved.
+    """
     couplings = body.source.nv > body.nv
     report: dict[str, Any] = {
         "body": body.name,
@@ -34,11 +39,14 @@ def measure(
         "force, worst relative error": parity.force_error(body),
         OFF: parity.motion_error(body, actuated=False),
         ON: parity.motion_error(body, actuated=True),
-        COUPLINGS: parity.coupling_change(body) if couplings else None,
+        COUPLINGS: changes.coupling_change(body) if couplings else None,
+        "motion": given.compare(body),
         "50 steps with contacts": parity.contact_change(body) if body.contacts else None,
         "ranges": parity.range_table(body),
-        "repairs": parity.repair_changes(body),
+        "repairs": changes.repair_changes(body),
     }
+    report["tolerance"] = tolerance
+    report["shortcomings"] = given.shortcomings(report, tolerance)
     if with_speed:
         report["speed"] = speed.compare(body, raw_limit_s, batches, raw_batches)
         report["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
@@ -56,7 +64,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         else:
             lines.append(f"| {title} | {_number(value)} |")
     for title, value in report.items():
-        if isinstance(value, float):
+        if isinstance(value, float) and title != "tolerance":
             lines.append(f"| {title} | {_number(value)} |")
     for title, value in (report["50 steps with contacts"] or {}).items():
         lines.append(f"| 50 steps with contacts: {title} | {_number(value)} |")
@@ -69,7 +77,34 @@ def as_markdown(report: dict[str, Any]) -> str:
         lines += [_repair_line(row) for row in report["repairs"]]
     if "speed" in report:
         lines += ["", *_speed_lines(report)]
+    if "motion" in report:  # reports of before have none
+        lines += ["", *_motion_lines(report["motion"]), "", verdict(report)]
     return "\n".join(lines) + "\n"
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """The last line of a report: whether it is within its tolerance, and if not, why."""
+    percent = f"{100 * report['tolerance']:.3g}%"
+    if not report["shortcomings"]:
+        return f"Within tolerance: {percent} of the motion of {given.GIVEN}."
+    return f"Not within tolerance ({percent}): {'; '.join(report['shortcomings'])}."
+
+
+def _motion_lines(motion: dict[str, Any]) -> list[str]:
+    titles = (given.GIVEN, given.STIFF, given.CUT)
+    lines = [
+        f"| {given.STEPS} steps under full excitations, against C MuJoCo | {' | '.join(titles)} |",
+        "|---" * (1 + len(titles)) + "|",
+        _row("all joints", (f"{100 * motion[title]['relative']:.3g}%" for title in titles)),
+    ]
+    for joint, _ in given.worst_joints(motion[given.GIVEN], SHOWN_JOINTS):
+        errors = [motion[title]["joints"][joint] for title in titles]
+        lines.append(_row(joint, (f"{wrong:.2g} of {moved:.2g}" for wrong, moved in errors)))
+    return lines
+
+
+def _row(title: str, cells: Iterable[str]) -> str:
+    return f"| {title} | {' | '.join(cells)} |"
 
 
 def _repair_line(row: dict[str, Any]) -> str:

@@ -12,11 +12,16 @@ import mujoco
 import numpy as np
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import dynamics
+from mjx_qflex.porting import audit, dynamics
+from mjx_qflex.porting.muscle import limits
 from mjx_qflex.porting.tree import Tree
 
 _COVERED = (
-    ("a transmission other than a joint", "trntype", {int(mujoco.mjtTrn.mjTRN_JOINT)}),
+    (
+        "a transmission other than a joint",
+        "trntype",
+        {int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT)},
+    ),
     ("an activation", "dyntype", {int(mujoco.mjtDyn.mjDYN_NONE)}),
     ("a gain that is not constant", "gaintype", {int(mujoco.mjtGain.mjGAIN_FIXED)}),
     (
@@ -45,8 +50,7 @@ class Servos:
         """Reads all actuators of `model` that are no muscles.
 
         Raises:
-          UserError: one of them is no affine motor on an independent joint, or that joint limits
-            actuator forces.
+          UserError: one of them is no affine motor on an independent joint.
         """
         names = list(tree.joint_names[tree.num_free :])
         motors = np.flatnonzero(model.actuator_gaintype != mujoco.mjtGain.mjGAIN_MUSCLE)
@@ -57,15 +61,14 @@ class Servos:
                 if getattr(model, f"actuator_{field}")[a] not in allowed:
                     raise UserError(f"{actuator} has {what}; give it a motor or servo on a joint")
             name = model.joint(model.actuator_trnid[a, 0]).name
-            if model.jnt_actfrclimited[model.actuator_trnid[a, 0]]:
-                raise UserError(
-                    f"joint {name!r} limits the force of its actuators; limit the actuator's own"
-                )
             if name not in names:
                 raise UserError(f"{actuator} drives {name!r}, which is no independent scalar joint")
             joint.append(names.index(name))
         affine = model.actuator_biastype[motors] == int(mujoco.mjtBias.mjBIAS_AFFINE)
         bias = np.where(affine[:, None], model.actuator_biasprm[motors, :3], 0.0)
+        control = limits(model.actuator_ctrlrange, model.actuator_ctrllimited)[motors]
+        if audit.disabled(model, mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL):
+            control = limits(control, np.zeros(len(control)))
         return cls(
             joint=np.array(joint, int),
             gear=model.actuator_gear[motors, 0],
@@ -73,17 +76,13 @@ class Servos:
             offset=bias[:, 0],
             stiffness=bias[:, 1],
             damping=bias[:, 2],
-            control_range=_range(model.actuator_ctrlrange, model.actuator_ctrllimited)[motors],
-            force_range=_range(model.actuator_forcerange, model.actuator_forcelimited)[motors],
+            control_range=control,
+            force_range=limits(model.actuator_forcerange, model.actuator_forcelimited)[motors],
         )
 
     def without_force(self) -> "Servos":
         """The same motors, all of them limp."""
         return dataclasses.replace(self, force_range=np.zeros_like(self.force_range))
-
-
-def _range(limits: np.ndarray, limited: np.ndarray) -> np.ndarray:
-    return np.where(limited[:, None].astype(bool), limits, np.array([[-np.inf, np.inf]]))
 
 
 def force(servos: Servos, ctrl: jax.Array, q: jax.Array, qdot: jax.Array) -> jax.Array:

@@ -22,17 +22,16 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from mjx_qflex.errors import UserError
 from mjx_qflex.porting import dynamics, wrapping
 from mjx_qflex.porting.shapes import rotation_matrix
 from mjx_qflex.porting.tree import Tree
 
-_SITE, _SPHERE, _CYLINDER = (
+_SITE, _SPHERE, _PULLEY = (
     int(t)
     for t in (
         mujoco.mjtWrap.mjWRAP_SITE,
         mujoco.mjtWrap.mjWRAP_SPHERE,
-        mujoco.mjtWrap.mjWRAP_CYLINDER,
+        mujoco.mjtWrap.mjWRAP_PULLEY,
     )
 )
 
@@ -48,6 +47,7 @@ class Straight(NamedTuple):
     """S straight pieces between points on different nodes."""
 
     muscle: np.ndarray  # [S] index among the exact muscles
+    share: np.ndarray  # [S] how much of the piece counts: the muscle's gear over a pulley's divisor
     start: Anchors
     end: Anchors
 
@@ -58,6 +58,7 @@ class Wraps(NamedTuple):
     round: bool  # around spheres, else around cylinders
     inside: bool  # the path is held inside the obstacle
     muscle: np.ndarray  # [W]
+    share: np.ndarray  # [W]
     start: Anchors
     end: Anchors
     center: Anchors
@@ -81,67 +82,77 @@ class TendonState(NamedTuple):
     """Exact paths at one pose; L straight lines, in the order of `_lines`."""
 
     length: jax.Array  # [E] m
-    line: jax.Array  # [6, L] spatial vectors about the common point of `dynamics.Motion`
+    line: (
+        jax.Array
+    )  # [6, L] share of a piece times spatial vectors about the common point of `dynamics.Motion`
 
 
 def from_model(model: mujoco.MjModel, tree: Tree, muscles: Sequence[int]) -> Tendons:
-    """Collects the paths of the actuators `muscles` of `model`.
-
-    Raises:
-      UserError: a path with a pulley or a joint in it.
-    """
+    """Collects the paths of the actuators `muscles` of `model`, all on spatial tendons."""
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_tendon(model, data)
     rigid = np.zeros(len(muscles))
-    straight: list[tuple[int, ...]] = []
-    wraps: dict[tuple[bool, bool], list[tuple[int, ...]]] = {}
+    straight: list[tuple[float, ...]] = []
+    wraps: dict[tuple[bool, bool], list[tuple[float, ...]]] = {}
     for m, actuator in enumerate(muscles):
-        tendon = model.actuator_trnid[actuator, 0]
+        tendon, gear = model.actuator_trnid[actuator, 0], model.actuator_gear[actuator, 0]
         pieces = _pieces(model, tendon)
-        if len({node for piece in pieces for node in _nodes(model, tree, piece)}) == 1:
-            rigid[m] = data.ten_length[tendon]
+        if len({node for _, piece in pieces for node in _nodes(model, tree, piece)}) == 1:
+            rigid[m] = gear * data.ten_length[tendon]
             continue
-        for kind, *objects in pieces:
+        for divisor, (kind, *objects) in pieces:
+            share = gear / divisor
             if kind == _SITE:
                 if len(set(_nodes(model, tree, (kind, *objects)))) == 1:
-                    rigid[m] += np.linalg.norm(np.subtract(*data.site_xpos[objects]))
+                    rigid[m] += share * np.linalg.norm(np.subtract(*data.site_xpos[objects]))
                 else:
-                    straight.append((m, *objects))
+                    straight.append((m, share, *objects))
                 continue
             _, geom, _, side = objects
             reach = np.linalg.norm(data.site_xpos[side] - data.geom_xpos[geom])
             inside = bool(side >= 0 and reach < model.geom_size[geom, 0])
-            wraps.setdefault((kind == _SPHERE, inside), []).append((m, *objects))
-    muscle, start, end = np.reshape(np.array(straight, int), (-1, 3)).T
+            wraps.setdefault((kind == _SPHERE, inside), []).append((m, share, *objects))
+    muscle, share, start, end = _columns(straight, 4)
     return Tendons(
         muscles=np.array(muscles, int),
         rigid_length=rigid,
-        straight=Straight(muscle, _sites(model, tree, start), _sites(model, tree, end)),
+        straight=Straight(muscle, share, _sites(model, tree, start), _sites(model, tree, end)),
         wraps=tuple(_wraps(model, tree, *key, rows) for key, rows in sorted(wraps.items())),
     )
 
 
-def _pieces(model: mujoco.MjModel, tendon: int) -> list[tuple[int, ...]]:
-    """(SITE, from, to) or (kind of obstacle, from, geom, to, side site or -1) along a path."""
+def _columns(rows: list[tuple[float, ...]], num: int) -> list[np.ndarray]:
+    """The `num` columns of `rows`: whole numbers, but for the second, which is a share."""
+    columns = np.reshape(np.array(rows, float), (-1, num)).T
+    return [column if i == 1 else column.astype(int) for i, column in enumerate(columns)]
+
+
+def _pieces(model: mujoco.MjModel, tendon: int) -> list[tuple[float, tuple[int, ...]]]:
+    """The pieces along a path, each with the divisor of the pulley before it.
+
+    A piece is (SITE, from, to) or (kind of obstacle, from, geom, to, side site or -1). A pulley
+    ends one branch of the path; the next begins behind it.
+    """
     first = model.tendon_adr[tendon]
     path = slice(first, first + model.tendon_num[tendon])
     kinds: list[int] = model.wrap_type[path].tolist()
     objects: list[int] = model.wrap_objid[path].tolist()
-    if not {_SITE, _SPHERE, _CYLINDER}.issuperset(kinds):
-        raise UserError(
-            f"the path {model.tendon(tendon).name!r} has a pulley or a joint in it, "
-            "which a ported body cannot have; remove it in the recipe"
-        )
-    pieces, i = [], 0
+    pieces, i, divisor = [], 0, 1.0
     while i < len(kinds) - 1:
-        if kinds[i + 1] == _SITE:
-            pieces.append((_SITE, objects[i], objects[i + 1]))
+        if kinds[i] == _PULLEY:
+            divisor = float(model.wrap_prm[first + i])
+            i += 1
+        elif kinds[i + 1] == _PULLEY:
+            i += 1
+        elif kinds[i + 1] == _SITE:
+            pieces.append((divisor, (_SITE, objects[i], objects[i + 1])))
             i += 1
         else:
             side = int(round(model.wrap_prm[first + i + 1]))
-            pieces.append((kinds[i + 1], objects[i], objects[i + 1], objects[i + 2], side))
+            piece = (kinds[i + 1], objects[i], objects[i + 1], objects[i + 2], side)
+            pieces.append((divisor, piece))
             i += 2
     return pieces
 
@@ -167,13 +178,14 @@ def _anchors(tree: Tree, body: np.ndarray, position: np.ndarray) -> Anchors:
 
 
 def _wraps(model: mujoco.MjModel, tree: Tree, is_round: bool, inside: bool, rows: list) -> Wraps:
-    muscle, start, geom, end, side = np.array(rows, int).T
+    muscle, share, start, geom, end, side = _columns(rows, 6)
     body = model.geom_bodyid[geom]
     axes = np.stack([rotation_matrix(quaternion) for quaternion in model.geom_quat[geom]])
     return Wraps(
         round=is_round,
         inside=inside,
         muscle=muscle,
+        share=share,
         start=_sites(model, tree, start),
         end=_sites(model, tree, end),
         center=_anchors(tree, body, model.geom_pos[geom]),
@@ -186,7 +198,9 @@ def _wraps(model: mujoco.MjModel, tree: Tree, is_round: bool, inside: bool, rows
 
 def evaluate(tendons: Tendons, world: dynamics.Poses, origin: jax.Array) -> TendonState:
     """Returns the paths in a placed body; lines are about the common point `origin [3]`."""
-    start, end = (_place(world, anchors) for anchors in tendons.straight[1:])
+    start, end = (
+        _place(world, anchors) for anchors in (tendons.straight.start, tendons.straight.end)
+    )
     length, direction = wrapping.normalized(end - start)
     lengths, lines = [length], [_line(start - origin[:, None], direction)]
     for wraps in tendons.wraps:
@@ -196,9 +210,21 @@ def evaluate(tendons: Tendons, world: dynamics.Poses, origin: jax.Array) -> Tend
             arc = arc + length
             lines.append(_line(from_point - origin[:, None], direction))
         lengths.append(arc)
-    of_muscle = np.concatenate([tendons.straight.muscle, *(w.muscle for w in tendons.wraps)])
-    moving = _sum_by_muscle(jnp.concatenate(lengths), of_muscle, len(tendons.muscles))
-    return TendonState(moving + tendons.rigid_length, jnp.concatenate(lines, axis=1))
+    of_muscle, share = (
+        np.concatenate([getattr(part, name) for part in (tendons.straight, *tendons.wraps)])
+        for name in ("muscle", "share")
+    )
+    length, line = jnp.concatenate(lengths), jnp.concatenate(lines, axis=1)
+    if (share != 1).any():
+        length, line = length * share, line * _of_lines(tendons)[None]
+    moving = _sum_by_muscle(length, of_muscle, len(tendons.muscles))
+    return TendonState(moving + tendons.rigid_length, line)
+
+
+def _of_lines(tendons: Tendons) -> np.ndarray:
+    """The share `[L]` of each line, in the order of `_lines`."""
+    both = [share for wraps in tendons.wraps for share in (wraps.share, wraps.share)]
+    return np.concatenate([tendons.straight.share, *both])
 
 
 def velocity(tendons: Tendons, state: TendonState, node_velocity: jax.Array) -> jax.Array:

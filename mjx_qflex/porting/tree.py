@@ -15,9 +15,12 @@ import mujoco
 import numpy as np
 
 from mjx_qflex.errors import UserError
+from mjx_qflex.porting import audit
 from mjx_qflex.porting.shapes import rotation_matrix
 
 FREE, BALL, SLIDE, HINGE = (int(t) for t in mujoco.mjtJoint.__members__.values())
+_DISABLE = mujoco.mjtDisableBit
+_ON_JOINTS = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +66,16 @@ class Tree:
     reduce: np.ndarray  # [D, R] 1 where the source dof follows the reduced one
     armature: np.ndarray  # [D] kg m^2 or kg
     damping: np.ndarray  # [D]
+    damping_growth: np.ndarray  # [D, 2] what |q'| and |q'|^2 add to the damping
     stiffness: np.ndarray  # [D] springs of scalar joints; 0 for free joints
+    stiffness_growth: np.ndarray  # [D, 2] what the stretch and its square add to the stiffness
     spring_home: np.ndarray  # [D]
     # Inertia, lumped on nodes, in the node's frame: mass, first moment, second moment about origin.
     mass: np.ndarray  # [N]
     first_moment: np.ndarray  # [3, N] mass times centre of mass
     second_moment: np.ndarray  # [3, 3, N] rotational inertia about the node's origin
     gravity: np.ndarray  # [3]
+    implicit_damping: bool  # in Euler's step
     # Bodies of the source model, rigidly attached to nodes.
     body_names: tuple[str, ...]
     body_node: np.ndarray  # [B]
@@ -82,6 +88,7 @@ class Tree:
     limit_weight: np.ndarray  # [L] inverse weight of the row
     limit_solref: np.ndarray  # [L, 2]
     limit_solimp: np.ndarray  # [L, 5]
+    actuator_range: np.ndarray  # [R, 2] of all actuators' force together; infinite: no limit
 
     @property
     def is_coupled(self) -> bool:
@@ -105,10 +112,10 @@ def build(model: mujoco.MjModel) -> Tree:
     """Extracts the tree of `model`, eliminating its joint couplings.
 
     Raises:
-      UserError: the model has an element that the reduced dynamics does not cover (ball joints,
-        other equality constraints, dry friction, fluid, an integrator other than Euler, ...).
+      UserError: the model has something that a port does not cover (`audit.check`), couplings that
+        contradict each other or leave no joint free, or a range of actuator force that they hide.
     """
-    _refuse_what_is_not_covered(model)
+    audit.check(model)
     joints = _ordered_joints(model)
     scalar = [j for j in joints if model.jnt_type[j] != FREE]
     num_free = len(joints) - len(scalar)
@@ -142,11 +149,13 @@ def build(model: mujoco.MjModel) -> Tree:
         depth=depth,
         moves=ancestor_or_self[dofs["dof_node"]],
         reduce=reduce,
-        gravity=model.opt.gravity.copy(),
+        gravity=model.opt.gravity * (not audit.disabled(model, _DISABLE.mjDSBL_GRAVITY)),
+        implicit_damping=not audit.disabled(model, _DISABLE.mjDSBL_EULERDAMP),
         body_names=tuple(model.body(b).name for b in range(model.nbody)),
         **nodes,
         **dofs,
         **_limits(model, scalar, coupling, num_free),
+        actuator_range=_actuator_range(model, scalar, coupling, num_free),
     )
 
 
@@ -163,33 +172,6 @@ def source_positions(tree: Tree, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         slope = np.einsum("nsj,jn->sj", powers[:4], coupling.coefficients[:, 1:] * np.arange(1, 5))
         result = np.where(free, value, y), np.where(free, 1.0, slope * dx)
     return result[0] + home, result[1]
-
-
-def _refuse_what_is_not_covered(model: mujoco.MjModel) -> None:
-    checks = {
-        "ball joints": (model.jnt_type == BALL).any(),
-        "equality constraints other than joint couplings": (
-            model.eq_type != mujoco.mjtEq.mjEQ_JOINT
-        ).any(),
-        "dry friction": model.dof_frictionloss.any() or model.tendon_frictionloss.any(),
-        "tendon springs, dampers or limits": model.tendon_stiffness.any()
-        or model.tendon_damping.any()
-        or model.tendon_limited.any(),
-        "fluid forces": model.opt.density > 0 or model.opt.viscosity > 0,
-        "gravity compensation": model.body_gravcomp.any(),
-        "an integrator other than Euler": model.opt.integrator != mujoco.mjtIntegrator.mjINT_EULER,
-        "elliptic friction cones": model.opt.cone != mujoco.mjtCone.mjCONE_PYRAMIDAL,
-        "free joints below the top level": any(
-            model.body_parentid[model.jnt_bodyid[j]] != 0
-            for j in np.flatnonzero(model.jnt_type == FREE)
-        ),
-    }
-    found = [what for what, present in checks.items() if present]
-    if found:
-        raise UserError(
-            f"the model has {', '.join(found)}, which a ported body cannot have; "
-            "remove it in the recipe"
-        )
 
 
 def _ordered_joints(model: mujoco.MjModel) -> list[int]:
@@ -209,9 +191,7 @@ def _coupling(model: mujoco.MjModel, scalar: list[int]) -> Coupling:
     coefficients = np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (len(scalar), 1))
     driver = np.arange(len(scalar))
     dependent = set()
-    for e in range(model.neq):
-        if not model.eq_active0[e]:
-            continue
+    for e in audit.active_equalities(model):
         joint, other = model.eq_obj1id[e], model.eq_obj2id[e]
         i = place[joint]
         if i in dependent:
@@ -225,6 +205,8 @@ def _coupling(model: mujoco.MjModel, scalar: list[int]) -> Coupling:
         else:  # held at a constant: any driver does, with all powers but the constant removed
             coefficients[i, 1:] = 0
     free_standing = [i for i in range(len(scalar)) if i not in dependent]
+    if dependent and not free_standing:
+        raise UserError("every joint is coupled; a body to port needs one that is not")
     for i in dependent:
         if driver[i] == i:
             driver[i] = free_standing[0]
@@ -308,7 +290,7 @@ def _lump(model, body, node, rotation, position, mass, first, second) -> None:
 
 
 def _dofs(model: mujoco.MjModel, joints: list[int]) -> dict[str, np.ndarray]:
-    node, axis, anchor, rotates, in_world, address, spring, home = [], [], [], [], [], [], [], []
+    node, axis, anchor, rotates, in_world, address, home = [], [], [], [], [], [], []
     for n, j in enumerate(joints):
         if model.jnt_type[j] == FREE:
             node += [n] * 6
@@ -317,7 +299,6 @@ def _dofs(model: mujoco.MjModel, joints: list[int]) -> dict[str, np.ndarray]:
             rotates += [False] * 3 + [True] * 3
             in_world += [True] * 3 + [False] * 3
             address += list(model.jnt_dofadr[j] + np.arange(6))
-            spring += [0.0] * 6
             home += [0.0] * 6
         else:
             node.append(n)
@@ -326,7 +307,6 @@ def _dofs(model: mujoco.MjModel, joints: list[int]) -> dict[str, np.ndarray]:
             rotates.append(model.jnt_type[j] == HINGE)
             in_world.append(False)
             address.append(model.jnt_dofadr[j])
-            spring.append(float(np.ravel(model.jnt_stiffness[j])[0]))
             home.append(model.qpos_spring[model.jnt_qposadr[j]])
     return dict(
         dof_node=np.array(node),
@@ -334,16 +314,38 @@ def _dofs(model: mujoco.MjModel, joints: list[int]) -> dict[str, np.ndarray]:
         dof_anchor=np.array(anchor, float).T.copy(),
         dof_rotates=np.array(rotates),
         dof_in_world=np.array(in_world),
-        armature=model.dof_armature[address],
-        damping=np.reshape(model.dof_damping[address], (len(address), -1))[:, 0],
-        stiffness=np.array(spring),
+        **{name: values[address] for name, values in _resistance(model).items()},
         spring_home=np.array(home, float),
     )
 
 
+def _resistance(model: mujoco.MjModel) -> dict[str, np.ndarray]:
+    """Armature, damping and springs of all dofs of the model, its actuators' own included."""
+    joint = model.dof_jntid
+    scalar = model.jnt_type[joint] != FREE
+    found = {
+        "armature": model.dof_armature.copy(),
+        "damping": model.dof_damping.copy(),
+        "damping_growth": model.dof_dampingpoly.copy(),
+        "stiffness": model.jnt_stiffness[joint] * scalar,
+        "stiffness_growth": model.jnt_stiffnesspoly[joint] * scalar[:, None],
+    }
+    for actuator in np.flatnonzero(np.isin(model.actuator_trntype, _ON_JOINTS)):
+        dof = model.jnt_dofadr[model.actuator_trnid[actuator, 0]]
+        square = model.actuator_gear[actuator, 0] ** 2
+        found["armature"][dof] += square * model.actuator_armature[actuator]
+        found["damping"][dof] += square * model.actuator_damping[actuator]
+        found["damping_growth"][dof] += square * model.actuator_dampingpoly[actuator]
+    for flag, part in ((_DISABLE.mjDSBL_DAMPER, "damping"), (_DISABLE.mjDSBL_SPRING, "stiffness")):
+        if audit.disabled(model, flag):
+            for name in (part, f"{part}_growth"):
+                found[name] = np.zeros_like(found[name])
+    return found
+
+
 def _limits(model, scalar, coupling: Coupling, num_free: int) -> dict[str, np.ndarray]:
     rows = [(r, scalar[i]) for r, i in enumerate(coupling.independent)]
-    rows = [(r, j) for r, j in rows if model.jnt_limited[j]]
+    rows = [(r, j) for r, j in rows if model.jnt_limited[j] and audit.limits_act(model)]
     joints = [j for _, j in rows]
     return dict(
         limit_dof=np.array([6 * num_free + r for r, _ in rows], int),
@@ -353,3 +355,19 @@ def _limits(model, scalar, coupling: Coupling, num_free: int) -> dict[str, np.nd
         limit_solref=model.jnt_solref[joints],
         limit_solimp=model.jnt_solimp[joints],
     )
+
+
+def _actuator_range(model, scalar, coupling: Coupling, num_free: int) -> np.ndarray:
+    followers = np.bincount(coupling.source, minlength=len(coupling.independent))
+    result = np.tile([-np.inf, np.inf], (6 * num_free + len(coupling.independent), 1))
+    for i, joint in enumerate(scalar):
+        if not model.jnt_actfrclimited[joint]:
+            continue
+        place = coupling.source[i]
+        if followers[place] > 1:
+            raise UserError(
+                f"joint {model.joint(joint).name!r} is coupled and has an actuatorfrcrange, which "
+                "a ported body cannot have; give its actuators a forcerange"
+            )
+        result[6 * num_free + place] = model.jnt_actfrcrange[joint]
+    return result
