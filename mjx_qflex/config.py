@@ -348,8 +348,9 @@ def load(folder: Path) -> Config:
     path = folder / FILE_NAME
     if not path.is_file():
         raise UserError(f"{folder} holds no run: there is no {FILE_NAME} in it")
+    text = files.read_text(path, "choose another --logdir")
     try:
-        return from_json(files.read_text(path))
+        return from_json(text)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -6,13 +6,17 @@ Only the standard library is imported here.
 import contextlib
 import json
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mjx_qflex.errors import UserError
+
+LEFTOVER = r"\.[0-9a-f]{16}(\.[^.]*)?"  # what files are called until they take their place
 
 
 @contextlib.contextmanager
@@ -33,6 +37,15 @@ def beside(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `beside` left in a folder where its process was killed, an hour ago or more."""
+    for path in folder.glob(".*"):
+        found = path.lstat()
+        long_ago = time.time() - found.st_mtime > 3600.0
+        if re.fullmatch(LEFTOVER, path.name) and long_ago and stat.S_ISREG(found.st_mode):
+            path.unlink(missing_ok=True)
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -107,20 +120,18 @@ def is_own(handle: int) -> bool:
     return mine and stat.S_ISREG(found.st_mode)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, advice: str = "write it anew") -> str:
     """Reads a text file in UTF-8, with or without a byte order mark.
 
     Raises:
-      UserError: it cannot be read, or is no such text.
+      UserError: it cannot be read, or is no such text; ends with the `advice`.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not text in UTF-8 (byte {error.start}); is it damaged?"
-        ) from error
+        raise damaged(path, f"byte {error.start} is no text in UTF-8", advice) from error
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {reason(error)}") from error
+        raise UserError(f"cannot read {path}: {reason(error)}; {advice}") from error
 
 
 def read_json(path: Path, advice: str, **needed: type | tuple[type, ...]) -> dict[str, Any]:
@@ -134,7 +145,7 @@ def read_json(path: Path, advice: str, **needed: type | tuple[type, ...]) -> dic
     Raises:
       UserError: it cannot be read or is damaged; says what is wrong.
     """
-    text = read_text(path)
+    text = read_text(path, advice)
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,13 +1,15 @@
 """Files that are written whole or not at all, and what a command may write over."""
 
+import contextlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
 
 import pytest
 
-from mjx_qflex import benchmark, commands, files, report
+from mjx_qflex import benchmark, commands, files, port, report
 from mjx_qflex.errors import UserError
 from mjx_qflex.training.interrupt import Interrupt
 
@@ -65,6 +67,34 @@ def test_a_benchmark_that_cannot_be_kept_is_not_made(tmp_path, capsys):
         assert benchmark.main(["--task=chain_reach", f"--output={place}"]) == 2
         err = capsys.readouterr().err
         assert err.startswith("error: ") and err.count("\n") == 1 and "--output" in err
+
+
+def test_a_port_that_cannot_be_kept_or_measured_is_not_begun(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for flags, says in (
+        (["--batches", "0"], "--batches is 0; give a whole number from 1"),
+        (["--raw_batches", "8", "-1"], "--raw_batches is -1"),
+        (["--raw_limit=nan"], "--raw_limit is nan"),
+        ([f"--output={tmp_path / 'file'}"], "--output"),
+        (["--output=/dev/null"], "--output"),
+    ):
+        assert port.main(["--body=arm", *flags]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and says in err and err.count("\n") == 1
+
+
+def test_what_a_killed_process_left_goes_an_hour_later(tmp_path):
+    with contextlib.suppress(SystemExit), files.beside(tmp_path / "video.mp4") as temporary:
+        shutil.copy(__file__, tmp_path / f"{temporary.name[:-4]}.new")
+        old = temporary.rename(tmp_path / f".{'0' * 16}.mp4")
+        raise SystemExit
+    new = next(path for path in tmp_path.iterdir() if path.suffix == ".new")
+    for name in (".lock", ".hidden", "." + "0" * 16 + "x"):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (0, 0))
+    os.utime(old, (0, 0))
+    files.remove_leftovers(tmp_path)
+    assert not old.exists() and new.exists() and len(list(tmp_path.iterdir())) == 4
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe", b"[1]", b"3", b"{", b"", b"[" * 100_000])

@@ -347,7 +347,17 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested values under dotted names."""
+    flat = {}
+    for name, value in values.items():
+        is_group = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if is_group else {prefix + name: value}
+    return flat
+
+
 def _require_equal(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    saved, wanted = _flat(saved), _flat(wanted)
     names = [k for k in saved | wanted if saved.get(k, "absent") != wanted.get(k, "absent")]
     if names:
         name = names[0]

@@ -115,7 +115,7 @@ def read_rows(folder: Path) -> list[Row]:
     if not path.exists():
         return []
     advice = "choose another --logdir, or repair it"
-    text = files.read_text(path)
+    text = files.read_text(path, advice)
     whole = text[: text.rfind("\n") + 1]
     try:
         header, *lines = [*csv.reader(io.StringIO(whole, newline=""))] or [[]]

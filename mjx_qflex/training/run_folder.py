@@ -43,6 +43,7 @@ class Member:
     def save_config(self) -> None:
         """Writes the config and the files that it names; makes the folder where missing."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        files.remove_leftovers(self.folder)
         inputs.keep(self.config, self.folder)
         configs.save(self.config, self.folder)
 

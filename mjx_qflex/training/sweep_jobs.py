@@ -26,7 +26,7 @@ import numpy as np
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import assessment, metrics, run_folder
-from mjx_qflex.training.interrupt import Interrupt, Interrupted
+from mjx_qflex.training.interrupt import SIGNALS, Interrupt, Interrupted
 from mjx_qflex.training.metrics import duration, number
 from mjx_qflex.training.sweep_file import Run
 
@@ -35,7 +35,7 @@ TAIL_BYTES = 4096  # of a log, in which its last lines are looked for
 TAIL_CHARACTERS = 200  # of a line that is shown
 FAILED = "sweep: failed with "  # begins the last line of a failed run's log
 # Exit statuses of a run that was asked to stop, before it could hear it or twice: no failures.
-STOPS = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+STOPS = tuple(status for number in SIGNALS for status in (-number, 128 + number))
 COMPILATIONS_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 Say = Callable[[str], None]
