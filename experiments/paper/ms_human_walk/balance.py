@@ -1,4 +1,4 @@
-"""What the muscles of a body can do at given states: its equations of motion, and who balances them.
+"""What the muscles of a body can do at given states: equations of motion, and who balances them.
 
 The force of a muscle is affine in its activation, so that the equations of motion are linear in all
 activations and contact forces:
@@ -114,7 +114,13 @@ def bounded_least_squares(matrix, goal, ridge, centre, low, high):
         hessian = np.eye(len(y)) + scaled[:, inside] @ matrix[:, inside].T
         direction = -np.linalg.solve(hessian, gradient)
         y = y + direction * _line_search(
-            direction @ (y - goal), direction @ direction, direction @ matrix, free, ridge, low, high
+            direction @ (y - goal),
+            direction @ direction,
+            direction @ matrix,
+            free,
+            ridge,
+            low,
+            high,
         )
     raise ArithmeticError(f"the bounded fit did not converge: {np.linalg.norm(gradient):.1e}")
 

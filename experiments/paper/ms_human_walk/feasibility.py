@@ -9,7 +9,6 @@ ask for. What is left over is the residual: of joints in N m, of the root in N a
 """
 
 import argparse
-from pathlib import Path
 
 import balance
 import jax
@@ -17,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mjx_qflex import motions, porting, resources
+from mjx_qflex.motions import activations
 
 BODY, MOTION = "ms_human", "human_walk"
 PHASES = 57  # of 20 ms, one of an action
-NEAR_FLOOR = 6e-3  # m; the reference keeps a resting sole within this
+NEAR_FLOOR = 0.015  # m; heels and toes of the reference that should bear are as far above it
 ROOT_SCALE = 0.5  # N or N m of the root weigh as much as 1 N m of a joint
 ACTIVATION_RIDGE = 0.1  # (N m)^2 that a fully active muscle costs
 FORCE_UNIT = 1000.0  # N, of the unknown contact forces
@@ -119,11 +119,12 @@ def most_active(body, activation, count=12):
     return ", ".join(f"{body.actuator_names[m]} {activation[:, m].mean():.2f}" for m in order)
 
 
-def write(activation):
+def write(body, activation):
     """Stores the start activations `[P, nu]` beside the motion."""
     folder = resources.data_folder("assets") / "motions"
-    path = Path(folder) / f"{MOTION}_{BODY}_{activation.shape[1]}.npz"
-    np.savez_compressed(path, activation=activation.astype(np.float16))
+    path = folder / activations.file_name(MOTION, body.name, body.nu)
+    names = np.array(body.actuator_names)
+    np.savez_compressed(path, activation=activation.astype(np.float16), muscles=names)
     print(f"\nwrote {path.name}, {path.stat().st_size / 1e3:.0f} kB")
 
 
@@ -141,10 +142,9 @@ def main():
     print("\n  most active (mean):", most_active(body, fitted[0]))
     report("without passive tension", *fit_all(terms, acceleration, passive=False))
     report("held still at each phase", *fit_all(terms, 0.0 * acceleration))
-    report("contacts up to 15 mm above the floor", *fit_all(terms, acceleration,
-                                                            contacts_within=0.015))
+    report("contacts within 6 mm alone", *fit_all(terms, acceleration, contacts_within=6e-3))
     if arguments.write:
-        write(fitted[0])
+        write(body, fitted[0])
 
 
 if __name__ == "__main__":
