@@ -20,6 +20,7 @@ from mjx_qflex.motions import activations
 
 BODY, MOTION = "ms_human", "human_walk"
 PHASES = 57  # of 20 ms, one of an action
+ACTION = 0.02  # s
 NEAR_FLOOR = 0.015  # m; heels and toes of the reference that should bear are as far above it
 ROOT_SCALE = 0.5  # N or N m of the root weigh as much as 1 N m of a joint
 ACTIVATION_RIDGE = 0.1  # (N m)^2 that a fully active muscle costs
