@@ -1,11 +1,13 @@
 """Episodes of the walk that start with the muscles of the reference."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_body
-from task_protocol import WORLDS, compiled_step, make, start
+from task_protocol import WORLDS, make, start
 
 from mjx_qflex import motions, porting, tasks
 from mjx_qflex.errors import UserError
@@ -33,17 +35,20 @@ def test_only_the_muscles_at_the_reset_differ(monkeypatch):
     assert not before.act.any()
     table = activations.of_body("human_walk", env.body)
     phase = with_muscles.pipeline_state.offset / env.reference.period
-    np.testing.assert_allclose(physics.act, jax.vmap(activations.at, (None, 0))(table, phase))
+    expected = jax.vmap(activations.at, (None, 0))(table, phase)
+    np.testing.assert_allclose(physics.act, expected, atol=1e-4)
     assert physics.act.min() >= 0.0 and physics.act.max() <= 1.0 and physics.act.mean() > 0.02
     np.testing.assert_allclose(
         with_muscles.metrics["total_activation"], physics.act.sum(axis=1), rtol=1e-5
     )
-    # A step knows nothing of the option: it runs in the original task's program, and agrees.
-    action = jnp.full((WORLDS, env.action_size), -0.9)
-    after = jax.jit(jax.vmap(env.step), compiler_options=env.compiler_options)
-    np.testing.assert_array_equal(
-        after(with_muscles, action).obs, compiled_step(WALK)(with_muscles, action).obs
-    )
+    assert step_program(env) == step_program(make(WALK))
+
+
+def step_program(env):
+    """What a step computes, without the addresses of what it calls."""
+    state = jax.eval_shape(env.reset, jax.random.PRNGKey(0))
+    program = jax.make_jaxpr(env.step)(state, jnp.zeros(env.action_size))
+    return re.sub(r"0x[0-9a-f]+", "", str(program))
 
 
 def test_fitted_activations_are_one_closed_period():

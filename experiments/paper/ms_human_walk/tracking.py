@@ -39,7 +39,7 @@ class Gains(NamedTuple):
     root_weight: float = 3.0  # of the root's rotation and height, against joints
     least_weight: float = 0.5  # of a joint however light what it moves
     ridge: float = 0.1  # of squared activations
-    step: float = 0.6  # rad/(m/s), half of it sideways: where the swinging leg goes when the body is too fast
+    step: float = 0.6  # rad/(m/s), half of it sideways: how the swinging leg follows a fall
 
 
 def errors(target, qpos):
