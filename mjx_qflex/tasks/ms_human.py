@@ -22,6 +22,7 @@ Departures from the original, on purpose:
 * The paper weighs the norm of actuator forces without naming a unit. Here they are in kN, as
   observed, over the number of actuators, as the official code divides its activations.
 * An episode has 300 actions in both sets (6 s); the official code notices the limit one later.
+* `start_activation="reference"`, not the default: see `MsHumanWalkConfig`.
 
 What the paper leaves open about running (Eq. 33) and dancing (Eq. 34), and what is done here:
 * Its motions are CMU's 02/03 and 05/09. Ours are made by scripts in `assets/motions/`: a run at
@@ -40,7 +41,7 @@ offset.
 """  # noqa: E501
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ from brax.envs.base import State
 
 from mjx_qflex import motions, porting
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.motions import anatomy
+from mjx_qflex.motions import activations, anatomy
 from mjx_qflex.porting import Kinematics, Muscles, PhysicsState
 from mjx_qflex.porting.dynamics import matmul
 from mjx_qflex.tasks import action_maps
@@ -64,6 +65,7 @@ MIN_STERNUM_HEIGHT = 1.0  # m
 MAX_TILT = 0.4  # rad, of each of the three angles of the root
 MAX_DEVIATION = 3.0  # norm of target minus qpos
 FORCE_SCALE = 1e-3  # N -> kN
+StartActivation = Literal["zero", "reference"]
 CLIP = 100.0  # of observed muscle forces (kN) and velocities (m/s)
 
 
@@ -99,6 +101,11 @@ class MsHumanWalkConfig:
     `reward_set` "paper" follows the paper's text, "code" the authors' code in all of reward, time
     limit and phase observation. `action_map` is how actions become excitations: see
     `action_maps.excitation`.
+
+    `start_activation` "zero" starts all muscles at rest, as the original does. "reference" departs
+    from it: muscles start with the activations that hold the reference at the episode's phase
+    (`motions.activations`). A state of a walking body includes its muscles, and passive tension
+    alone throws a resting body over within 0.13 s.
     """
 
     body: str = "ms_human"
@@ -106,6 +113,7 @@ class MsHumanWalkConfig:
     reward_set: str = "paper"
     motion: str = "human_walk"
     action_map: ActionMap = "linear"
+    start_activation: StartActivation = "zero"
 
 
 @dataclass(frozen=True)
@@ -157,11 +165,22 @@ class MsHumanWalk(BodyTask):
                 f"reward set of {self.task_name}", config.reward_set, self.reward_sets
             )
         action_maps.check(self.task_name, config.action_map)
+        if config.start_activation not in get_args(StartActivation):
+            raise unknown_name(
+                f"start activation of {self.task_name}",
+                config.start_activation,
+                get_args(StartActivation),
+            )
         names = anatomy.of(config.body)
         body = porting.load(config.body, num_actuators=config.num_actuators)
         super().__init__(config, body, EPISODE_LENGTH, PHYSICS_STEPS)
         self.rewards = self.reward_sets[config.reward_set]
         self.reference = motions.of_body(config.motion, self.body)
+        self._start_activations = (
+            activations.of_body(config.motion, self.body)
+            if config.start_activation == "reference"
+            else None
+        )
         self.heading = names.forward  # in the world, for the camera
         forward, up = np.array([*names.forward, 0.0]), np.array([0.0, 0.0, 1.0])
         self._axes = np.stack([np.cross(up, forward), -forward, up]).astype(np.float32)
@@ -188,11 +207,14 @@ class MsHumanWalk(BodyTask):
         return 2 * body.nq + 2 * body.nv + 4 * body.nu + 8
 
     def reset(self, rng: jax.Array) -> State:
-        """Returns a state on the reference at a random phase, all muscles inactive."""
+        """Returns a state on the reference at a random phase; for muscles see the config."""
         offset = jax.random.uniform(rng, ()) * self.reference.period
         physics = self.body.initial_state()._replace(
             qpos=self.reference.qpos(offset), qvel=self.reference.qvel(offset)
         )
+        if self._start_activations is not None:
+            phase = offset / self.reference.period
+            physics = physics._replace(act=activations.at(self._start_activations, phase))
         walk = WalkState(physics, offset, jnp.zeros((), jnp.int32))
         kinematics, muscles = self.body.kinematics(physics), self.body.muscles(physics)
         obs = self._observe(walk, jnp.zeros(self.body.nv), kinematics, muscles, physics.qpos)
