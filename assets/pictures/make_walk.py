@@ -10,8 +10,8 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
-START, SECONDS, FPS, WIDTH = 3.0, 3.0, 20, 360  # s, s, 1/s, pixels
-COLOURS = 48
+START, SECONDS, FPS, WIDTH = 3.0, 3.0, 15, 320  # s, s, 1/s, pixels
+COLOURS = 32
 
 
 def main() -> None:
