@@ -114,6 +114,15 @@ def test_ctrl_c_while_a_command_is_loaded_leaves_no_traceback(environment, tmp_p
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
+@pytest.fixture
+def heard_hang_ups():
+    """Commands hear of a hang-up, also where these tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard_hang_ups")
 def test_a_hang_up_saves_and_says_no_more(command, tmp_path):
     """The terminal goes away, twice, and with it whoever read: the run is saved all the same."""
     folder = tmp_path / "run"

@@ -252,7 +252,8 @@ def test_learning_gathers_finished_runs_and_keeps_those_of_before(
     gain = assessment.load(run)["trained_minus"]["idle"]["mean"]
     (result,) = table(tmp_path, "learning_final")
     assert float(result["gain_value"]) == pytest.approx(gain, abs=1e-3)
-    assert f"| qflex | {gain:.2f} ({gain:.2f}, {gain:.2f}) |" in capsys.readouterr().out
+    shown = learning._short(gain)
+    assert f"| qflex | {shown} ({shown}, {shown}) |" in capsys.readouterr().out
     assert result["seeds"] == "2"
 
     shutil.rmtree(tmp_path / "runs" / "chain-8" / "qflex" / "s1")

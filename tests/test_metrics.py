@@ -171,7 +171,9 @@ def test_the_report_claims_what_the_interval_allows(tmp_path, low, high, verdict
     ],
 )
 def test_a_report_says_what_idleness_was(idle, said):
-    env = types.SimpleNamespace(idle_action=np.array(idle), action_size=2, control_dt=0.1)
+    env = types.SimpleNamespace(
+        idle_action=np.array(idle), action_size=2, control_dt=0.1, episode_length=7
+    )
     episodes = evaluation.EvalResult(*np.zeros((4, 3)), {})
     algorithm = types.SimpleNamespace(init=lambda key: key)
     programs = types.SimpleNamespace(
@@ -179,6 +181,7 @@ def test_a_report_says_what_idleness_was(idle, said):
     )
     assessed = assessment.assess(programs, env, algorithm, None, 0)
     assert f"| {said} " in "\n".join(assessment.table(json.loads(json.dumps(assessed))))
+    assert assessment.reached(assessed) == "0 of 3 episodes reach the time limit"
 
 
 def test_the_report_quotes_a_committed_measurement_only(tmp_path, monkeypatch):

@@ -148,7 +148,9 @@ def summary(result: evaluation.EvalResult, episode_length: int) -> dict[str, Any
         "terminated": float(np.mean(result.terminated)),
         "nonfinite": int(np.sum(result.nonfinite)),
         # Some tasks call their time limit a termination, so the length tells.
-        "reached_limit": int(np.sum((lengths >= episode_length) & ~np.asarray(result.nonfinite))),
+        "reached_limit": int(
+            np.sum((lengths >= episode_length) & np.logical_not(result.nonfinite))
+        ),
         "metrics": {name: float(np.mean(value)) for name, value in result.metrics.items()},
         "returns": returns.tolist(),
         "lengths": lengths.tolist(),
