@@ -2,6 +2,7 @@
 
     python experiments/port/exact_against_fitted.py --body myo_legs
 
+with `exact = false` in the body's recipe, whose paths are then fitted first.
 Visited states are those of `parity.rollout_poses`: worlds near the reference pose under random
 excitations, for 0.4 s.
 """
