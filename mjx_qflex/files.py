@@ -4,6 +4,7 @@ Only the standard library is imported here.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -53,6 +54,11 @@ def write(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     with beside(path) as temporary:
         temporary.write_bytes(data)
+
+
+def digest(path: Path) -> str:
+    """Returns the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_output(path: Path, flag: str = "--output") -> None:

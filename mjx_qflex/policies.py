@@ -9,7 +9,6 @@ makes them anew. A policy is refused where the code of today gives other actions
 were recorded with it.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -110,7 +109,7 @@ def write(
         "format": FORMAT,
         "card": card,
         "config": json.loads(configs.to_json(config)),
-        "files": {name: _digest(folder / name) for name in contents},
+        "files": {name: files.digest(folder / name) for name in contents},
         "arrays": {
             name: {array: f"{x.dtype}{list(x.shape)}" for array, x in held.items()}
             for name, held in contents.items()
@@ -133,7 +132,7 @@ def read(folder: Path) -> Shipped:
             )
         arrays: Arrays = {}
         for name, digest in about["files"].items():
-            if _digest(folder / name) != digest:
+            if files.digest(folder / name) != digest:
                 raise UserError(f"the policy {folder} is damaged ({name}); get it anew")
             with np.load(folder / name, allow_pickle=False) as file:
                 arrays |= {array: file[array] for array in file.files}
@@ -223,7 +222,3 @@ def _kept(learner: Learner) -> dict[str, Any]:
 
 def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

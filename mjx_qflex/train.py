@@ -188,10 +188,10 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     if not (flags.task or flags.start_from):
         raise UserError("no task given; add --task=NAME, for example --task=ms_human_walk")
     _check_numbers_of_seeds(flags.seed, flags.seeds, flags.seeds_at_once)
-    commands.say(
-        f"mjx_qflex {__version__}: training {flags.task or flags.start_from} with "
-        f"{flags.algo or DEFAULT_ALGO}; loading JAX ..."
-    )
+    what = f"{flags.task} with {flags.algo or DEFAULT_ALGO}"
+    if flags.start_from:  # which brings its own task and algorithm
+        what = f"on from {flags.start_from}"
+    commands.say(f"mjx_qflex {__version__}: training {what}; loading JAX ...")
 
     with commands.quiet_imports():
         from mjx_qflex.training import hosts

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_runs import TINY
 
-from mjx_qflex import algos, evaluate, export, policies, train
+from mjx_qflex import algos, evaluate, export, files, policies, train
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
 from mjx_qflex.training import checkpoint, driver, run_folder
@@ -133,7 +133,7 @@ def other_actions(folder):
     arrays["example.actions"] += 0.01
     np.savez_compressed(folder / "acting.npz", **arrays)
     about = json.loads((folder / "policy.json").read_text())
-    about["files"]["acting.npz"] = policies._digest(folder / "acting.npz")
+    about["files"]["acting.npz"] = files.digest(folder / "acting.npz")
     (folder / "policy.json").write_text(json.dumps(about))
 
 

@@ -4,7 +4,6 @@ inputs/digests.json          SHA-256 of each file, by name
 inputs/my_run.csv            the file as it was when the run began
 """
 
-import hashlib
 import json
 import os
 from dataclasses import replace
@@ -28,7 +27,7 @@ def check(config: Config, folder: Path) -> None:
     digests = _digests(folder)
     for path in _given(config):
         known = digests.get(path.name)
-        if known is not None and os.path.isfile(path) and _digest(path) != known:
+        if known is not None and os.path.isfile(path) and files.digest(path) != known:
             raise UserError(
                 f"{path} has changed since the run in {folder} began; put it back (a copy is in "
                 f"{folder / FOLDER}), or choose another --logdir"
@@ -38,7 +37,7 @@ def check(config: Config, folder: Path) -> None:
 def keep(config: Config, folder: Path) -> None:
     """Copies the user's files into the run folder, unless they are there."""
     given = {path.name: path for path in _given(config) if os.path.isfile(path)}
-    digests = {name: _digest(path) for name, path in given.items()}
+    digests = {name: files.digest(path) for name, path in given.items()}
     if not given or digests == _digests(folder):
         return
     (folder / FOLDER).mkdir(exist_ok=True)
@@ -68,7 +67,7 @@ def kept(config: Config, folder: Path) -> Config:
         return config
     for name, digest in digests.items():
         copy = folder / FOLDER / name
-        if not copy.is_file() or _digest(copy) != digest:
+        if not copy.is_file() or files.digest(copy) != digest:
             raise files.damaged(copy, "another checksum", f"put {given[0]} back in its place")
     motion = str(folder / FOLDER / given[0].name)
     return replace(config, task_config=replace(config.task_config, motion=motion))
@@ -88,7 +87,3 @@ def _digests(folder: Path) -> dict[str, str]:
     if not all(Path(name).name == name for name in digests):
         raise files.damaged(path, "a name with folders", "choose another --logdir")
     return digests
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
