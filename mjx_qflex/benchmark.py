@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mjx_qflex import commands, files
+from mjx_qflex import commands, devices, files
 from mjx_qflex.commands import number_flag, say, whole_number_flag
 from mjx_qflex.errors import UserError
+from mjx_qflex.interrupt import Interrupt
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.training.interrupt import Interrupt
 
 if TYPE_CHECKING:  # JAX is loaded once the command has spoken
     import argparse
@@ -110,8 +110,7 @@ def benchmark(arguments: Sequence[str], interrupt: Interrupt) -> None:
     say("loading JAX ...")
     with commands.quiet_imports():
         from mjx_qflex.benchmarking import results
-        from mjx_qflex.training import hosts
-    hosts.backend()  # refuses devices that are not there
+    devices.backend()  # refuses devices that are not there
     command = shlex.join(["python", "-m", "mjx_qflex.benchmark", *arguments])
     found = interrupt.attempt(results.measure, flags, resolve(flags), command, say)
     print("\n" + interrupt.attempt(results.keep, found, flags.output))

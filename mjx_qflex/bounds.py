@@ -190,3 +190,18 @@ def _number(value: float) -> str:
     if isinstance(value, float) and not value.is_integer():  # so is infinity
         return f"{value:g}"
     return f"{int(value):,}" if abs(value) < 1e15 else f"about 1e{len(str(abs(int(value)))) - 1}"
+
+
+def whole_number(text: str) -> int:
+    """Reads "128", "50_000" or "1e6".
+
+    Raises:
+      ValueError: it is no whole number.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():  # also refuses infinity and NaN
+            raise ValueError(f"{text!r} is no whole number") from None
+        return int(number)

@@ -18,8 +18,8 @@ from typing import NoReturn
 
 from mjx_qflex import bounds
 from mjx_qflex.errors import UserError
+from mjx_qflex.interrupt import Interrupt, Interrupted
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.training.interrupt import Interrupt, Interrupted
 
 USER_ERROR = 2
 CLOSED_PIPE = 128 + signal.SIGPIPE  # as a shell says it
@@ -60,25 +60,10 @@ class FlagParser(argparse.ArgumentParser):
         return flags
 
 
-def whole_number(text: str) -> int:
-    """Reads "128", "50_000" or "1e6".
-
-    Raises:
-      ValueError: it is no whole number.
-    """
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer():  # also refuses infinity and NaN
-            raise ValueError(f"{text!r} is no whole number") from None
-        return int(number)
-
-
 def whole_number_flag(text: str) -> int:
     """Reads the value of a flag, as argparse's `type`."""
     try:
-        return whole_number(text)
+        return bounds.whole_number(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no whole number; give one such as 3 or 1e6"

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mjx_qflex import algos, bounds, files, presets, tasks
-from mjx_qflex.commands import whole_number
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.training.loop import LoopConfig
-from mjx_qflex.training.on_policy import OnPolicyConfig
+from mjx_qflex.sizes import LoopConfig, OnPolicyConfig
 
 FILE_NAME = "config.json"
 
@@ -254,7 +252,7 @@ def _parse_as(text: str, expected: Any) -> Any:
     if expected is bool:
         return {"true": True, "1": True, "false": False, "0": False}[_known_bool(text)]
     if expected is int:
-        return whole_number(text)
+        return bounds.whole_number(text)
     if expected is float:
         return float(text)
     return text

@@ -10,7 +10,7 @@ from typing import Any
 from mjx_qflex import __version__, commands
 from mjx_qflex.commands import number_flag, say, whole_number_flag
 from mjx_qflex.errors import UserError
-from mjx_qflex.training.interrupt import Interrupt
+from mjx_qflex.interrupt import Interrupt
 
 
 def make_parser() -> commands.FlagParser:
@@ -71,7 +71,7 @@ def evaluate(arguments: Sequence[str], interrupt: Interrupt) -> None:
 
     with commands.quiet_imports():
         from mjx_qflex.algos.qgf import QgfConfig
-        from mjx_qflex.training import program_store, revisit
+        from mjx_qflex.runner import program_store, revisit
 
     program_store.enable(say)
     run, episodes, seed = flags.run, flags.episodes, flags.seed

@@ -11,7 +11,7 @@ from pathlib import Path
 from mjx_qflex import __version__, commands
 from mjx_qflex.commands import say
 from mjx_qflex.errors import UserError
-from mjx_qflex.training.interrupt import Interrupt
+from mjx_qflex.interrupt import Interrupt
 
 
 def make_parser() -> commands.FlagParser:
@@ -53,7 +53,7 @@ def export(arguments: Sequence[str], interrupt: Interrupt) -> None:
     say(f"mjx_qflex {__version__}: exporting {flags.run}; loading JAX ...")
 
     with commands.quiet_imports():
-        from mjx_qflex.training import revisit
+        from mjx_qflex.runner import revisit
 
     revisit.export_policy(flags.run, flags.output, card, interrupt, say)
 

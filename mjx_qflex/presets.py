@@ -5,7 +5,7 @@
 
 from typing import NamedTuple, TypeVar
 
-from mjx_qflex.training import hosts
+from mjx_qflex import devices
 
 Row = TypeVar("Row")
 
@@ -173,7 +173,7 @@ def default_preset(device: str | None = None) -> str:
     Raises:
       UserError: JAX finds none of the devices that it is told to use.
     """
-    return "cpu" if (device or hosts.backend()) == "cpu" else "gpu"
+    return "cpu" if (device or devices.backend()) == "cpu" else "gpu"
 
 
 def sizes_of(preset: str, task: str, on_policy: bool = False) -> Sizes | OnPolicySizes:

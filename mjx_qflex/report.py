@@ -7,7 +7,7 @@ from pathlib import Path
 from mjx_qflex import commands, files
 from mjx_qflex.commands import say
 from mjx_qflex.errors import UserError
-from mjx_qflex.training.interrupt import Interrupt
+from mjx_qflex.interrupt import Interrupt
 
 
 def make_parser() -> commands.FlagParser:
@@ -46,7 +46,7 @@ def report(arguments: Sequence[str], interrupt: Interrupt) -> None:
         raise UserError("no run folder given; add one or more, for example runs/*")
     files.check_output(flags.output)
     with commands.quiet_imports():
-        from mjx_qflex.training import comparison, page
+        from mjx_qflex.reports import comparison, page
 
     folders = {folder.resolve(): folder for folder in flags.folders}
     runs = [interrupt.attempt(comparison.read_run, folder) for folder in folders.values()]

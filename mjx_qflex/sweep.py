@@ -8,7 +8,7 @@ from pathlib import Path
 from mjx_qflex import commands
 from mjx_qflex.commands import number_flag, say, whole_number_flag
 from mjx_qflex.errors import UserError
-from mjx_qflex.training.interrupt import Interrupt
+from mjx_qflex.interrupt import Interrupt
 
 EPILOG = """\
 The file, here with all that it may hold:
@@ -108,7 +108,7 @@ def sweep(arguments: Sequence[str], interrupt: Interrupt) -> None:
         return
     check_flags(flags)
     with commands.quiet_imports():
-        from mjx_qflex.training import sweep_cluster, sweep_file, sweep_jobs
+        from mjx_qflex.sweeps import cluster, jobs, sweep_file
 
         found = interrupt.attempt(sweep_file.read, flags.file)
     first, workers = flags.worker
@@ -118,25 +118,25 @@ def sweep(arguments: Sequence[str], interrupt: Interrupt) -> None:
         print_workers(found.runs, flags)
         return
     if flags.cluster:
-        number = sweep_cluster.submit(found, runs, flags.cluster, flags.jobs)
+        number = cluster.submit(found, runs, flags.cluster, flags.jobs)
         say(f"submitted {number} of {len(runs)} runs; --status shows where they stand")
     here = not (flags.cluster or flags.status)
     if here:
-        sweep_jobs.work(runs, flags.jobs or 1, flags.hours, interrupt, say)
-    print("\n".join(sweep_jobs.table(runs)), flush=True)
+        jobs.work(runs, flags.jobs or 1, flags.hours, interrupt, say)
+    print("\n".join(jobs.table(runs)), flush=True)
     if here:
-        sweep_jobs.require_success(runs)
+        jobs.require_success(runs)
 
 
 def print_workers(runs: Sequence, flags: argparse.Namespace) -> None:
     """Prints the command of each worker that has a run to do; nothing else, for schedulers."""
-    from mjx_qflex.training import sweep_jobs
+    from mjx_qflex.sweeps import jobs
 
     workers = min(flags.jobs or len(runs), len(runs))
     for worker in range(workers):
-        if any(sweep_jobs.state_of(run) != "finished" for run in runs[worker::workers]):
+        if any(jobs.state_of(run) != "finished" for run in runs[worker::workers]):
             arguments = [str(flags.file), f"--worker={worker + 1}/{workers}"]
-            print(sweep_jobs.command_line("sweep", arguments))
+            print(jobs.command_line("sweep", arguments))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mjx_qflex import __version__, bounds, commands
 from mjx_qflex.commands import whole_number_flag
 from mjx_qflex.errors import UserError
-from mjx_qflex.training.interrupt import Interrupt, Interrupted
+from mjx_qflex.interrupt import Interrupt, Interrupted
 
 if TYPE_CHECKING:  # JAX is loaded once the command has spoken
     from mjx_qflex.config import Config
@@ -141,7 +141,7 @@ def _resolve_from(flags: argparse.Namespace) -> "Config":
       UserError: there is none of that name, or a flag says otherwise than its config.
     """
     from mjx_qflex import config
-    from mjx_qflex.training import driver
+    from mjx_qflex.runner import driver
 
     saved = driver.config_of(flags.start_from)
     for name in ("task", "algo", "preset"):
@@ -194,11 +194,12 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     commands.say(f"mjx_qflex {__version__}: training {what}; loading JAX ...")
 
     with commands.quiet_imports():
-        from mjx_qflex.training import hosts
+        from mjx_qflex.runner import hosts
 
         hosts.start(flags.coordinator, flags.num_processes, flags.process_id)
         resolved = resolve(flags)
-        from mjx_qflex.training import driver, program_store, reporting
+        from mjx_qflex.reports import reporting
+        from mjx_qflex.runner import driver, program_store
 
     say = commands.say if hosts.is_first() else commands.silent
     chosen = "as asked" if flags.preset else "chosen for this device"

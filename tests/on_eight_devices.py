@@ -17,8 +17,10 @@ from toy_envs import Counter, random_algorithm
 from mjx_qflex import algos
 from mjx_qflex.algos import qflex
 from mjx_qflex.parallel import AXIS
-from mjx_qflex.training import checkpoint, sharding
-from mjx_qflex.training.loop import LoopConfig, make_loop
+from mjx_qflex.runner import checkpoint
+from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training import sharding
+from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.state import RunState
 
 NUMBER, OBS, ACT = 8, 5, 3

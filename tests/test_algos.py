@@ -11,7 +11,8 @@ import toy_envs
 
 from mjx_qflex import algos, networks, tasks
 from mjx_qflex.errors import UserError
-from mjx_qflex.training.loop import LoopConfig, make_loop
+from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training.loop import make_loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

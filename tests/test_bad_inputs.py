@@ -12,7 +12,7 @@ from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
 from mjx_qflex.motions import __main__ as motions
 from mjx_qflex.motions import library, recordings
-from mjx_qflex.training import assessment, checkpoint, inputs, metrics, run_folder
+from mjx_qflex.runner import assessment, checkpoint, inputs, metrics, run_folder
 
 CHAIN = "--task=chain_reach"
 ODD = (

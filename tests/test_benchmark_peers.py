@@ -15,9 +15,10 @@ from mjx_qflex.benchmarking import brax_sac, replays, sides, source_physics
 from mjx_qflex.benchmarking.channel import Ended
 from mjx_qflex.benchmarking.host_loop import CWorlds, HostLoop, HostRing
 from mjx_qflex.benchmarking.sides import Spec
+from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training import environments
 from mjx_qflex.training import replay as ring
-from mjx_qflex.training import worlds
-from mjx_qflex.training.loop import LoopConfig, transition_spec
+from mjx_qflex.training.loop import transition_spec
 from mjx_qflex.types import Transition
 
 CONFIG = LoopConfig(
@@ -204,7 +205,7 @@ def test_buffers_return_what_was_added(name):
 
 def test_buffers_are_filled_before_they_are_measured():
     env = tasks.make("chain_reach")
-    spec = transition_spec(env, worlds.reset_shapes(env))
+    spec = transition_spec(env, environments.reset_shapes(env))
     layout = ring.Layout(spec, 4, 400, episode_length=20)
     buffer = replays.ours(layout, (2, 8))
     content = replays.fill(buffer, buffer.init(), layout)

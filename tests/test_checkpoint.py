@@ -18,8 +18,9 @@ import pytest
 from toy_envs import Counter, random_algorithm
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import checkpoint
-from mjx_qflex.training.loop import LoopConfig, RunState, make_loop
+from mjx_qflex.runner import checkpoint
+from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training.loop import RunState, make_loop
 
 KEY = jax.random.PRNGKey(0)
 FINGERPRINT = {"task": "counter", "algo": "random", "sizes": (1, 2)}

@@ -16,7 +16,7 @@ from videos import read_clip
 
 from mjx_qflex import commands, evaluate, presets, train
 from mjx_qflex import config as configs
-from mjx_qflex.training import checkpoint
+from mjx_qflex.runner import checkpoint
 
 LONG = (*TINY, "--set", "total_steps=100000000")
 

@@ -10,8 +10,8 @@ from conftest import compiling_once
 from mjx_qflex import config as configs
 from mjx_qflex import evaluate, report
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import driver, metrics, run_folder
-from mjx_qflex.training.interrupt import Interrupt, Interrupted
+from mjx_qflex.interrupt import Interrupt, Interrupted
+from mjx_qflex.runner import driver, metrics, run_folder
 
 SIZES = (
     "loop.num_envs=4", "loop.batch_size=8", "loop.steps_per_epoch=10", "loop.replay_capacity=400",

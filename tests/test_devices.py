@@ -11,8 +11,9 @@ from toy_envs import Counter, random_algorithm
 from mjx_qflex import algos
 from mjx_qflex.errors import UserError
 from mjx_qflex.parallel import AXIS
+from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training import sharding
-from mjx_qflex.training.loop import LoopConfig, make_loop
+from mjx_qflex.training.loop import make_loop
 
 HERE = Path(__file__).parent
 

@@ -12,18 +12,18 @@ import toy_envs
 from conftest import compiling_once
 
 from mjx_qflex import config as configs
+from mjx_qflex import devices
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import (
+from mjx_qflex.interrupt import Interrupt, Interrupted
+from mjx_qflex.runner import (
     assessment,
     checkpoint,
     driver,
     folder_lock,
-    memory,
     metrics,
     run,
     run_folder,
 )
-from mjx_qflex.training.interrupt import Interrupt, Interrupted
 from mjx_qflex.training.loop import make_loop
 
 SIZES = (
@@ -129,14 +129,14 @@ def test_a_capacity_by_the_free_memory_is_settled_when_the_run_begins(tmp_path, 
 
     run_of("plenty", 100)
     assert capacity("plenty") == 100  # no larger than the run
-    monkeypatch.setattr(memory, "free_device_bytes", lambda: 5_000)
+    monkeypatch.setattr(devices, "free_bytes", lambda: 5_000)
     run_of("little", 80)
     assert 40 < capacity("little") < 80
     # The same command goes on with what was chosen, whatever is free by now.
     run_of("plenty", 140)
     assert capacity("plenty") == 100
     assert transitions(tmp_path / "plenty")[-1] >= 140
-    monkeypatch.setattr(memory, "free_device_bytes", lambda: 1_000)
+    monkeypatch.setattr(devices, "free_bytes", lambda: 1_000)
     with pytest.raises(UserError, match="prefill_transitions|GiB"):
         run_of("none", 80)
     assert not (tmp_path / "none").exists()
@@ -146,12 +146,12 @@ def test_seeds_share_the_free_memory_and_one_capacity(tmp_path, monkeypatch):
     def capacities(*seeds):
         return [configs.load(tmp_path / str(seed)).loop.replay_capacity for seed in seeds]
 
-    monkeypatch.setattr(memory, "free_device_bytes", lambda: 15_000)
+    monkeypatch.setattr(devices, "free_bytes", lambda: 15_000)
     sizes = configs.resolve("chain_reach", sets=(*SIZES, "loop.replay_capacity=0")).loop
     train_seeds(tmp_path, [0, 1], 400, at_once=2, stop_at="epoch 1 |", loop=sizes)
     first, second = capacities(0, 1)
     assert 40 < first == second < 120
-    monkeypatch.setattr(memory, "free_device_bytes", lambda: 2**30)
+    monkeypatch.setattr(devices, "free_bytes", lambda: 2**30)
     train_seeds(tmp_path, [1, 2], 120, loop=sizes)
     assert capacities(1, 2) == [first, first]
 

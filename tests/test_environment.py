@@ -11,7 +11,7 @@ from tiny_runs import TINY, finish, wait_for
 
 from mjx_qflex import benchmark, evaluate, resources, sweep, train
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import checkpoint, hosts
+from mjx_qflex.runner import checkpoint, hosts
 
 
 def one_line(capsys):

@@ -16,14 +16,9 @@ from tiny_runs import TINY
 from mjx_qflex import algos, flow
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import (
-    assessment,
-    checkpoint,
-    comparison,
-    driver,
-    run_folder,
-    sweep_file,
-)
+from mjx_qflex.reports import comparison
+from mjx_qflex.runner import assessment, checkpoint, driver, run_folder
+from mjx_qflex.sweeps import sweep_file
 from mjx_qflex.training.loop import make_loop
 from mjx_qflex.types import Algorithm
 

@@ -10,8 +10,9 @@ from toy_envs import Counter, random_algorithm
 from mjx_qflex import config as configs
 from mjx_qflex import tasks
 from mjx_qflex.algos.qflex import QflexConfig
-from mjx_qflex.training import driver
-from mjx_qflex.training.loop import LoopConfig, make_loop
+from mjx_qflex.runner import driver
+from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training.loop import make_loop
 
 PLATFORMS = ("cuda", "tpu")
 SIZES = LoopConfig(

@@ -12,9 +12,9 @@ import pytest
 from tiny_runs import TINY, learned, read_rows
 
 from mjx_qflex import config as configs
-from mjx_qflex.training import checkpoint, driver, metrics
+from mjx_qflex.runner import checkpoint, driver, metrics
+from mjx_qflex.runner.run_folder import Member
 from mjx_qflex.training.loop import make_loop
-from mjx_qflex.training.run_folder import Member
 
 # `python -m mjx_qflex.train`, but with a checkpoint every so many seconds, if it costs that long.
 TRAIN = """

@@ -11,7 +11,7 @@ import pytest
 
 from mjx_qflex import benchmark, commands, files, port, report
 from mjx_qflex.errors import UserError
-from mjx_qflex.training.interrupt import Interrupt
+from mjx_qflex.interrupt import Interrupt
 
 
 def test_a_file_is_replaced_whole_or_stays(tmp_path):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import folder_lock
+from mjx_qflex.runner import folder_lock
 
 HOLD = """
 import sys, time

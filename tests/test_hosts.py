@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import finish, read_rows, wait_for
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import hosts
+from mjx_qflex.runner import hosts
 
 # Of few reductions, for which two processes on two cores wait long.
 TINY = (

@@ -11,9 +11,9 @@ from test_motion_files import RUN, write_acclaim
 from mjx_qflex import config as configs
 from mjx_qflex import evaluate
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import driver, inputs
-from mjx_qflex.training.interrupt import Interrupt
-from mjx_qflex.training.run_folder import Member
+from mjx_qflex.interrupt import Interrupt
+from mjx_qflex.runner import driver, inputs
+from mjx_qflex.runner.run_folder import Member
 
 
 def config_of(motion):

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from mjx_qflex import tasks
 from mjx_qflex.algos import qflex
+from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.tasks.chain_reach import TURN, tip_position
-from mjx_qflex.training.loop import LoopConfig, make_loop
+from mjx_qflex.training.loop import make_loop
 
 EPISODES = 256
 

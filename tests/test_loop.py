@@ -12,10 +12,11 @@ from toy_envs import Counter, random_algorithm
 
 from mjx_qflex import algos, tasks
 from mjx_qflex.errors import UserError
+from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training import loop as loop_module
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import merge_metrics
-from mjx_qflex.training.loop import LoopConfig, make_loop
+from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.program import Program, stepping_options
 
 CONFIG = LoopConfig(

@@ -13,8 +13,10 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import assessment, evaluation, metrics, reporting
-from mjx_qflex.training.interrupt import Interrupt, Interrupted
+from mjx_qflex.interrupt import Interrupt, Interrupted
+from mjx_qflex.reports import reporting
+from mjx_qflex.runner import assessment, metrics
+from mjx_qflex.training import evaluation
 
 
 def row(transitions, **more):

@@ -15,15 +15,9 @@ from conftest import jax_for_others
 from mjx_qflex import algos, evaluate, report, train
 from mjx_qflex import config as configs
 from mjx_qflex.algos.ppo import PpoConfig, network_factory
-from mjx_qflex.training import (
-    assessment,
-    checkpoint,
-    driver,
-    metrics,
-    on_policy,
-    run_folder,
-)
-from mjx_qflex.training.interrupt import Interrupt, Interrupted
+from mjx_qflex.interrupt import Interrupt, Interrupted
+from mjx_qflex.runner import assessment, checkpoint, driver, metrics, run_folder
+from mjx_qflex.training import on_policy
 from mjx_qflex.training.on_policy import BraxWorlds, OnPolicyConfig
 
 GAMMA = 0.9

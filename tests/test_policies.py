@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tiny_runs import TINY
 
-from mjx_qflex import algos, evaluate, export, files, policies, train
+from mjx_qflex import algos, evaluate, export, files, train
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import checkpoint, driver, run_folder
+from mjx_qflex.runner import checkpoint, driver, policies, run_folder
 from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.state import with_learner
 

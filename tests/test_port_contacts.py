@@ -8,7 +8,8 @@ import pytest
 
 from mjx_qflex import porting
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import contacts, parity
+from mjx_qflex.physics import contacts
+from mjx_qflex.porting import parity
 
 RECIPE = """
 [source]

@@ -10,7 +10,8 @@ import pytest
 
 from mjx_qflex import porting
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import dynamics, parity, recipe, solver, tree
+from mjx_qflex.physics import dynamics, solver, tree
+from mjx_qflex.porting import parity, recipe
 
 
 @pytest.fixture(scope="module")

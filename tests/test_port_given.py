@@ -10,7 +10,8 @@ import pytest
 
 from mjx_qflex import porting
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import fields, parity
+from mjx_qflex.physics import fields
+from mjx_qflex.porting import parity
 
 ARM = """
 <mujoco>

@@ -5,7 +5,8 @@ import mujoco
 import numpy as np
 
 from mjx_qflex import porting
-from mjx_qflex.porting import muscle, parity
+from mjx_qflex.physics import muscle
+from mjx_qflex.porting import parity
 
 
 def test_force_equals_c_mujoco_for_the_same_length_velocity_and_activation():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mjx_qflex import porting, resources
-from mjx_qflex.porting import fitting, library, parity, paths, recipe
+from mjx_qflex.physics import paths
+from mjx_qflex.porting import fitting, library, parity, recipe
 
 SHIPPED = [path.parent.name for path in sorted(resources.data_folder("models").glob("*/paths.npz"))]
 

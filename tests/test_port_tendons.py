@@ -12,7 +12,8 @@ from conftest import load_body
 
 from mjx_qflex import porting, resources
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import dynamics, fitting, parity, tendons, tree
+from mjx_qflex.physics import dynamics, tendons, tree
+from mjx_qflex.porting import fitting, parity
 
 BODIES = ["myo_legs", "ms_human", "myo_full_body", "ms_human_700", "ostrich"]
 

@@ -12,7 +12,8 @@ import toy_envs
 
 from mjx_qflex import networks
 from mjx_qflex.algos import qflex
-from mjx_qflex.training.loop import LoopConfig, make_loop
+from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training.loop import make_loop
 
 GAMMA = 0.9
 ALGO = qflex.QflexConfig(

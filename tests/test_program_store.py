@@ -15,7 +15,7 @@ from tiny_runs import TINY, finish, learned, read_rows, wait_for
 
 from mjx_qflex import tasks
 from mjx_qflex.algos import sac
-from mjx_qflex.training import program_store
+from mjx_qflex.runner import program_store
 from mjx_qflex.training.program import Program
 
 ARGUMENTS = (jnp.arange(4.0), {"x": jnp.float32(2.0)})
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 import jax, jax.numpy as jnp
 from mjx_qflex.training.program import Program
-from mjx_qflex.training.program_store import ProgramStore
+from mjx_qflex.runner.program_store import ProgramStore
 
 def step(x, matrix):
     print("traced")

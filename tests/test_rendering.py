@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from videos import read_clip
 
-from mjx_qflex.training import render_worker, rendering
-from mjx_qflex.training.mp4 import write_mp4
+from mjx_qflex.video import render_worker, rendering
+from mjx_qflex.video.mp4 import write_mp4
 
 LEG = """
 <mujoco>

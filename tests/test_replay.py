@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mjx_qflex import devices
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import memory
 from mjx_qflex.training import replay as ring
 from mjx_qflex.types import Transition
 
@@ -326,5 +326,5 @@ def test_refuses_what_does_not_fit():
 
 
 def test_free_memory_is_known_and_plausible():
-    free = memory.free_device_bytes()
+    free = devices.free_bytes()
     assert free is not None and 2**20 < free < 2**50

@@ -9,7 +9,7 @@ import pytest
 
 from mjx_qflex import config as configs
 from mjx_qflex import report
-from mjx_qflex.training import comparison, page, statistics
+from mjx_qflex.reports import comparison, page, statistics
 
 FINALS = (10.0, 14.0, 30.0, 20.0, 12.0)  # returns of seeds 0, 1, ...
 

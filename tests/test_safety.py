@@ -10,10 +10,10 @@ import zlib
 import pytest
 
 from mjx_qflex import files, report, resources
-from mjx_qflex.training import program_store
+from mjx_qflex.runner import program_store
 
 RUNS_WHAT_IT_READS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}
-EXECUTABLES = "training/program_store.py"  # reads its own folder, which nobody else can write in
+EXECUTABLES = "runner/program_store.py"  # reads its own folder, which nobody else can write in
 
 
 def parsed():

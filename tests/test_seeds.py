@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from toy_envs import Counter, random_algorithm
 
-from mjx_qflex import algos, tasks
+from mjx_qflex import algos, devices, tasks
 from mjx_qflex.conditional import when
-from mjx_qflex.training import driver, memory
-from mjx_qflex.training.loop import Loop, LoopConfig, make_loop
+from mjx_qflex.runner import driver
+from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training.loop import Loop, make_loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -174,7 +175,7 @@ def test_as_many_seeds_at_once_as_an_accelerator_holds(monkeypatch, states_free,
     alone = make_loop(Counter(), random_algorithm(2, 1), TOY)
     free = None if states_free is None else int(states_free * alone.state_bytes)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(memory, "free_device_bytes", lambda: free)
+    monkeypatch.setattr(devices, "free_bytes", lambda: free)
     words: list[str] = []
     assert driver._number_at_once(alone, 5, None, words.append) == at_once
     assert [f"{at_once} at once" in line for line in words] == [True] * (at_once < 5)

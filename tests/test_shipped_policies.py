@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mjx_qflex import policies
-from mjx_qflex.training import assessment, driver
+from mjx_qflex.runner import assessment, driver, policies
 
 EPISODES = 8  # of the card's 64: world i starts alike whatever their number
 NAMES = policies.names()

@@ -16,8 +16,8 @@ from tiny_runs import LEFT_BEHIND, TINY, finish, learned, read_rows, wait_for
 
 from mjx_qflex import config as configs
 from mjx_qflex import sweep
-from mjx_qflex.training import sweep_cluster, sweep_file, sweep_jobs
-from mjx_qflex.training.sweep_jobs import State
+from mjx_qflex.sweeps import cluster, jobs, sweep_file
+from mjx_qflex.sweeps.jobs import State
 
 TINY_SETS = [text for flag, text in zip(TINY, TINY[1:], strict=False) if flag == "--set"]
 TOP = f"""
@@ -71,7 +71,7 @@ def until(condition, seconds=120.0):
 
 
 def states(file):
-    return {run.name: sweep_jobs.state_of(run) for run in sweep_file.read(file).runs}
+    return {run.name: jobs.state_of(run) for run in sweep_file.read(file).runs}
 
 
 def rows_of(table):
@@ -205,14 +205,14 @@ def test_a_run_that_another_process_has_is_left_to_it(tmp_path, capsys):
     run.log.parent.mkdir(parents=True)
     with run.log.open("a") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
-        assert sweep_jobs.state_of(run) == State.RUNNING
+        assert jobs.state_of(run) == State.RUNNING
         assert sweep.main([str(file)]) == 0
         assert "chain/s0 running: 0 of 4,000 transitions" in capsys.readouterr().out
-    assert sweep_jobs.state_of(run) == State.STOPPED
+    assert jobs.state_of(run) == State.STOPPED
     # Nor is one tried again that failed elsewhere meanwhile.
-    run.log.write_text(f"error: why\n{sweep_jobs.FAILED}status 2\n")
-    assert sweep_jobs.start(run, again=False) is None
-    assert sweep_jobs.last_words(run) == "error: why (failed with status 2)"
+    run.log.write_text(f"error: why\n{jobs.FAILED}status 2\n")
+    assert jobs.start(run, again=False) is None
+    assert jobs.last_words(run) == "error: why (failed with status 2)"
     assert not run.folder.exists()
 
 
@@ -258,7 +258,7 @@ def test_jobs_of_a_cluster_leave_the_same(command, swept, tmp_path):
 def test_a_preempted_job_saves_and_is_queued_again(tmp_path):
     text = TOP.replace("4e3", "1e6") + '[[algorithms]]\nalgo = "sac"\n'
     (run,) = sweep_file.read(write(tmp_path / "runs", text)).runs
-    job = sweep_cluster.ClusterRun(run)
+    job = cluster.ClusterRun(run)
     queued = []
 
     def warn():
@@ -279,7 +279,7 @@ def test_a_preempted_job_saves_and_is_queued_again(tmp_path):
         signal.signal(signal.SIGUSR2, before)
     assert "stopped; the same command goes on" in run.log.read_text()
     (again,) = [submission.function for submission in queued]
-    assert isinstance(again, sweep_cluster.ClusterRun) and again.run == run
+    assert isinstance(again, cluster.ClusterRun) and again.run == run
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mjx_qflex import sweep
-from mjx_qflex.training import sweep_file
+from mjx_qflex.sweeps import sweep_file
 
 TOP = """
 preset = "cpu"

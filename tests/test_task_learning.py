@@ -12,7 +12,8 @@ from task_protocol import make, rollout
 from mjx_qflex import algos, networks, tasks
 from mjx_qflex import config as configuration
 from mjx_qflex.algos import qflex
-from mjx_qflex.training.loop import LoopConfig, make_loop
+from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training.loop import make_loop
 from mjx_qflex.types import Transition
 
 # Their loops compile in seconds; all other tasks take longer than a default test may.

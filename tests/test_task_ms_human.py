@@ -16,7 +16,8 @@ from task_protocol import WORLDS, compiled_step, make, start
 from mjx_qflex import motions, tasks
 from mjx_qflex.errors import UserError
 from mjx_qflex.motions import anatomy
-from mjx_qflex.porting import muscle, parity, recipe
+from mjx_qflex.physics import muscle
+from mjx_qflex.porting import parity, recipe
 from mjx_qflex.tasks import ms_human
 
 GROUPS = 8  # of WORLDS random states

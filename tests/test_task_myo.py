@@ -13,7 +13,7 @@ from task_protocol import WORLDS, compiled_step, make, start
 
 from mjx_qflex import tasks
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import muscle
+from mjx_qflex.physics import muscle
 from mjx_qflex.tasks import action_maps, myo_hand_pen_twirl
 
 GROUPS = 8  # of WORLDS random states

@@ -14,8 +14,9 @@ from task_protocol import CHECKS, WORLDS, compiled_step, make, rollout
 
 from mjx_qflex import tasks
 from mjx_qflex.errors import UserError
+from mjx_qflex.runner import assessment
 from mjx_qflex.tasks import ms_human
-from mjx_qflex.training import assessment, on_policy
+from mjx_qflex.training import on_policy
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

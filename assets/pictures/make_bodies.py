@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mjx_qflex import tasks
-from mjx_qflex.training import render_worker, rendering
+from mjx_qflex.video import render_worker, rendering
 
 HERE = Path(__file__).parent
 COLUMNS = 5

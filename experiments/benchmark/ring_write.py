@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from mjx_qflex import config as configs
 from mjx_qflex.benchmarking import replays
 from mjx_qflex.benchmarking.timing import Budget, Repeated
-from mjx_qflex.training import driver
+from mjx_qflex.runner import driver
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.loop import replay_layout
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from figures import HERE, bent, canvas, log_slope, save, write_csv
 
+from mjx_qflex.reports.page import COLOURS
 from mjx_qflex.tasks.chain_reach import tip_position
-from mjx_qflex.training.page import COLOURS
 
 STD = 0.05  # rad, of every joint's noise at A = 2
 COUNTS = (2, 3, 5, 7, 10, 20, 30, 50, 70, 100, 200, 300, 500, 700)

@@ -17,7 +17,7 @@ import numpy as np
 from figures import FLOW, GAUSSIAN, HERE, bent, canvas, chain_value, save, tips, write_csv
 
 from mjx_qflex import flow
-from mjx_qflex.training.page import COLOURS
+from mjx_qflex.reports.page import COLOURS
 
 STD = 0.5  # of every action's Gaussian, where actions reach from -1 to 1
 STEPS = 20  # N, of the ascent

@@ -13,8 +13,9 @@ import numpy as np
 import study_runs as runs
 from figures import by_problem, canvas, curves, save, say, write_csv
 
-from mjx_qflex.training import assessment, evaluation
-from mjx_qflex.training.page import line_styles
+from mjx_qflex.reports.page import line_styles
+from mjx_qflex.runner import assessment
+from mjx_qflex.training import evaluation
 
 RATIO = "update/flow_superiority"
 TASKS = ("chain_reach", "chain_reach,task.num_joints=100", "arm_reach")

@@ -11,7 +11,7 @@ import numpy as np
 import study_runs as runs
 from figures import FLOW, by_problem, canvas, save, say, write_csv
 
-from mjx_qflex.training.comparison import Group, Run
+from mjx_qflex.reports.comparison import Group, Run
 
 KEYS = {
     "algo.ascent_steps": "steps N of the ascent",

@@ -9,8 +9,8 @@ same equations. Learning curves, final returns and the probability that one ends
 import study_runs as runs
 from figures import by_problem, canvas, curves, save, say, write_csv
 
-from mjx_qflex.training import comparison
-from mjx_qflex.training.page import line_styles
+from mjx_qflex.reports import comparison
+from mjx_qflex.reports.page import line_styles
 
 VARIANTS = (("qflex", ()), ("qflex", ("algo.euler_steps=0",)), ("crossq", ()))
 

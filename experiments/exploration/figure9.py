@@ -18,7 +18,7 @@ import study_runs as runs
 from figures import canvas, save, say, write_csv
 
 from mjx_qflex.algos.qflex import QflexLearner
-from mjx_qflex.training import comparison
+from mjx_qflex.reports import comparison
 from mjx_qflex.types import Algorithm
 
 VARIANTS = (("qflex", ()), ("crossq", ()))

@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from PIL import Image
 
+from mjx_qflex.reports import comparison
+from mjx_qflex.reports.comparison import Group
+from mjx_qflex.reports.page import COLOURS, LineStyle
+from mjx_qflex.reports.statistics import Estimate
 from mjx_qflex.tasks.chain_reach import tip_position, turn_joints
-from mjx_qflex.training import comparison
-from mjx_qflex.training.comparison import Group
-from mjx_qflex.training.page import COLOURS, LineStyle
-from mjx_qflex.training.statistics import Estimate
 
 HERE = Path(__file__).parent
 BEND = np.pi  # rad, of all joints of a bent chain together: half a circle

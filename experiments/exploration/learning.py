@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from mjx_qflex.training import comparison, statistics
-from mjx_qflex.training.page import COLOURS
+from mjx_qflex.reports import comparison, statistics
+from mjx_qflex.reports.page import COLOURS
 
 ENDS = statistics.Estimate._fields  # value, low, high
 NUMBERS = ("transitions", "return", "displacement", "idle")  # columns besides those of a `Key`

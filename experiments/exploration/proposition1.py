@@ -20,7 +20,7 @@ import study_runs as runs
 from figures import bent, canvas, save, tips, write_csv
 
 from mjx_qflex import algos, flow
-from mjx_qflex.training.page import COLOURS
+from mjx_qflex.reports.page import COLOURS
 from mjx_qflex.types import PolicyParts
 
 ACTUATORS = 100  # of the quadratic and the chain

@@ -22,11 +22,12 @@ from mjx_qflex.algos.qflex import QflexLearner
 from mjx_qflex.commands import whole_number
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import comparison, driver, revisit
-from mjx_qflex.training.comparison import Group
-from mjx_qflex.training.interrupt import Interrupt
+from mjx_qflex.interrupt import Interrupt
+from mjx_qflex.reports import comparison
+from mjx_qflex.reports.comparison import Group
+from mjx_qflex.runner import driver, revisit
+from mjx_qflex.runner.revisit import Trained
 from mjx_qflex.training.loop import make_loop
-from mjx_qflex.training.revisit import Trained
 
 FOLDER = Path("runs/exploration")
 # Without --preset: what makes the preset `cpu` a matter of seconds.

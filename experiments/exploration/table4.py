@@ -12,7 +12,9 @@ import study_runs as runs
 from figures import say, write_csv
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import assessment, evaluation, statistics
+from mjx_qflex.reports import statistics
+from mjx_qflex.runner import assessment
+from mjx_qflex.training import evaluation
 
 VARIANTS = (("qflex", ()), ("crossq", ()))
 

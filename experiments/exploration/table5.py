@@ -24,8 +24,8 @@ from figures import HERE, canvas, save, say, write_csv
 
 from mjx_qflex import algos
 from mjx_qflex import config as configs
-from mjx_qflex.training import reporting
-from mjx_qflex.training.page import COLOURS
+from mjx_qflex.reports import reporting
+from mjx_qflex.reports.page import COLOURS
 from mjx_qflex.training.program import Program
 from mjx_qflex.types import Algorithm, Transition
 

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from mjx_qflex import config as configs
-from mjx_qflex.training import driver, run
-from mjx_qflex.training.interrupt import Interrupt, Interrupted
+from mjx_qflex.interrupt import Interrupt, Interrupted
+from mjx_qflex.runner import driver, run
 
 SETTINGS = (
     "algo.width=16", "loop.batch_size=16", "loop.replay_capacity=5000", "loop.steps_per_epoch=10",

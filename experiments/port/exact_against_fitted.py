@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mjx_qflex import porting
-from mjx_qflex.porting import fitting, parity, speed, tendons
+from mjx_qflex.physics import tendons
+from mjx_qflex.porting import fitting, parity, speed
 
 BATCH = {"myo_legs": 64, "ms_human": 32}
 

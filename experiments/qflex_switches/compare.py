@@ -22,7 +22,8 @@ import matplotlib
 
 from mjx_qflex import tasks
 from mjx_qflex.algos import qflex
-from mjx_qflex.training.loop import LoopConfig, make_loop
+from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training.loop import make_loop
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.csv"

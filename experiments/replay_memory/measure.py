@@ -21,7 +21,7 @@ from pathlib import Path
 import jax
 
 from mjx_qflex import config as configs
-from mjx_qflex.training import driver
+from mjx_qflex.runner import driver
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.loop import make_loop
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import jax
 
 from mjx_qflex import config as configs
-from mjx_qflex.training import driver, reporting
+from mjx_qflex.reports import reporting
+from mjx_qflex.runner import driver
 from mjx_qflex.training.loop import Loop, make_loop
 
 RESULTS = Path(__file__).with_name("seeds.csv")

@@ -27,7 +27,7 @@ class AlgoEntry(NamedTuple):
     # where no critic judges actions
     policy_parts: Callable[[Any, Any, jax.Array], PolicyParts] | None = None
     on_policy: bool = (
-        False  # `make` gives an `Agent`; training/on_policy.py trains it, without replay
+        False  # `make` gives an `Agent`; `training.on_policy` trains it, without replay
     )
 
 

@@ -14,7 +14,7 @@ from brax.training.agents.sac import train as brax_sac
 
 from mjx_qflex.algos.sac import SacConfig
 from mjx_qflex.networks import ACTIVATIONS
-from mjx_qflex.training.loop import LoopConfig
+from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training.on_policy import jax_for_brax
 from mjx_qflex.training.program import Program, stepping_options
 

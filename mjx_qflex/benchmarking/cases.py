@@ -23,10 +23,11 @@ from mjx_qflex.benchmarking.timing import (
 )
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
+from mjx_qflex.runner import driver
+from mjx_qflex.runner.metrics import GIB
 from mjx_qflex.tasks.body_task import BodyTask
-from mjx_qflex.training import driver, worlds
+from mjx_qflex.training import environments
 from mjx_qflex.training.loop import Loop, make_loop, replay_layout, transition_spec
-from mjx_qflex.training.metrics import GIB
 from mjx_qflex.training.program import Program, stepping_options
 from mjx_qflex.training.state import RunState
 
@@ -69,7 +70,7 @@ class Case:
         trained, run = self._train()
         result |= trained
         learner, content = run.learner, run.device.replay
-        obs = jnp.copy(worlds.observation(run.device.env_state))
+        obs = jnp.copy(environments.observation(run.device.env_state))
         del run
         self.say(f"{result['name']}: its parts")
         seconds = dict(self._worlds())
@@ -134,7 +135,7 @@ class Case:
         loop = make_loop(self.env, self.algorithm, config)
         loop.programs["epoch"].compile(loop.shapes().device)
         run = loop.init(loop.key([0]))
-        layout = replay_layout(self.env, config, worlds.reset_shapes(self.env))
+        layout = replay_layout(self.env, config, environments.reset_shapes(self.env))
         full = replays.fill(replays.ours(layout, (1,)), run.device.replay, layout)
         trained = [RunState(run.device.replace(replay=full))]
         times, seconds = [], partial(_seconds_of_epochs, loop, trained)
@@ -178,7 +179,7 @@ class Case:
         found = {
             "act": self._repeat(parts.acting(algorithm, copies(learner), obs, env.action_size))
         }
-        spec = transition_spec(env, worlds.reset_shapes(env))
+        spec = transition_spec(env, environments.reset_shapes(env))
         for batch in self.batches:
             drawn = replays.random_step(spec, batch, jax.random.PRNGKey(3))
             part = parts.updating(algorithm, copies(learner), drawn)
@@ -196,7 +197,7 @@ class Case:
     def _replay(self, content: Any) -> dict[str, tuple[Spread, float]]:
         """Measures the full ring, which is given away."""
         loop = self.config.loop
-        layout = replay_layout(self.env, loop, worlds.reset_shapes(self.env))
+        layout = replay_layout(self.env, loop, environments.reset_shapes(self.env))
         buffer = replays.ours(layout, (loop.updates_per_step, loop.batch_size))
         state = replays.sampling_state(buffer, content)
         drawing = Repeated(replays.sampling(buffer), state, {})
@@ -225,7 +226,7 @@ class Case:
     def _flops(self, learner: Any) -> dict[str, dict[str, float]]:
         """Returns the operations of each part in a vector step, products and others."""
         env, algorithm, loop = self.env, self.algorithm, self.config.loop
-        key, spec = jax.random.PRNGKey(0), transition_spec(env, worlds.reset_shapes(env))
+        key, spec = jax.random.PRNGKey(0), transition_spec(env, environments.reset_shapes(env))
         obs = jnp.zeros((loop.num_envs, env.observation_size))
         batch = replays.random_step(spec, loop.batch_size, key)
 

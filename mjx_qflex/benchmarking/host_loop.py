@@ -21,10 +21,11 @@ from brax.envs.base import State
 from mujoco import rollout
 
 from mjx_qflex.benchmarking import source_physics
-from mjx_qflex.porting import PhysicsState
+from mjx_qflex.physics.body import PhysicsState
+from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.tasks.body_task import BodyTask
-from mjx_qflex.training import worlds
-from mjx_qflex.training.loop import LoopConfig, transition_spec
+from mjx_qflex.training import environments
+from mjx_qflex.training.loop import transition_spec
 from mjx_qflex.training.program import Program, stepping_options
 from mjx_qflex.types import Algorithm, Transition
 
@@ -143,7 +144,7 @@ class HostLoop:
         """Compiles, and fills the ring with the prefill's transitions of the initial policy."""
         self.config, self.worlds = config, CWorlds(env, config.num_envs, threads)
         self.ring = HostRing(
-            transition_spec(env, worlds.reset_shapes(env)), config.replay_capacity, seed
+            transition_spec(env, environments.reset_shapes(env)), config.replay_capacity, seed
         )
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.transitions = self.updates = 0
@@ -158,7 +159,7 @@ class HostLoop:
         self._refresh_pool()
         picked = np.arange(config.num_envs) % config.reset_pool
         self._state = jax.tree.map(lambda x: x[picked], self._pool)
-        self._obs = np.asarray(worlds.observation(self._state))
+        self._obs = np.asarray(environments.observation(self._state))
         self.worlds.restart(np.arange(config.num_envs), self._pool_states[picked])
         for _ in range(-(-config.prefill_transitions // config.num_envs)):
             self._collect()
@@ -233,7 +234,7 @@ class HostLoop:
 
 def _reset(env: BodyTask, size: int, key: jax.Array) -> tuple[State, tuple[jax.Array, ...]]:
     """Returns the pool `[P, ...]`, and its (qpos, qvel, act) in source coordinates."""
-    pool = worlds.reset(env, jax.random.split(key, size))
+    pool = environments.reset(env, jax.random.split(key, size))
     physics = source_physics.physics_of(pool)
     qpos, qvel = jax.vmap(lambda one: source_physics.to_source(env.body, one))(physics)
     return pool, (qpos, qvel, physics.act)
@@ -241,7 +242,7 @@ def _reset(env: BodyTask, size: int, key: jax.Array) -> tuple[State, tuple[jax.A
 
 def _act(env: BodyTask, algorithm: Algorithm, learner: Any, state: State, carry: Any, key: Any):
     """Returns (action [N, A], carry, controls [N, nu])."""
-    obs = worlds.observation(state)
+    obs = environments.observation(state)
     action, carry = algorithm.act(learner, obs, carry, key, "explore")
     ctrl = jax.vmap(lambda s, a: source_physics.controls(env, s, a))(state, action)
     return action, carry, ctrl
@@ -257,19 +258,19 @@ def _observe(
     key: jax.Array,
 ) -> tuple[State, Any, dict[str, jax.Array]]:
     """Returns the worlds after the step and after restarts, and what the host is to know."""
-    outcome = worlds.advance(cast(Any, _Held(env)), before, cast(Any, held))
+    outcome = environments.advance(cast(Any, _Held(env)), before, cast(Any, held))
     (num_envs,) = before.done.shape
     choice = jax.random.randint(key, (num_envs,), 0, pool.done.shape[0])
     fresh = jax.tree.map(lambda x: x[choice], pool)
-    state = worlds.select(outcome.ended, fresh, outcome.state)
-    carry = worlds.select(outcome.ended, algorithm.init_carry(num_envs), carry)
+    state = environments.select(outcome.ended, fresh, outcome.state)
+    carry = environments.select(outcome.ended, algorithm.init_carry(num_envs), carry)
     return (
         state,
         carry,
         {
             "reward": outcome.reward,
-            "next_obs": worlds.observation(outcome.state),
-            "obs": worlds.observation(state),
+            "next_obs": environments.observation(outcome.state),
+            "obs": environments.observation(state),
             "bad": outcome.bad,
             "terminated": outcome.terminated,
             "ended": outcome.ended,

@@ -9,7 +9,7 @@ from mjx_qflex import files
 from mjx_qflex.benchmarking import cases, machine
 from mjx_qflex.benchmarking.comparisons import KINDS
 from mjx_qflex.errors import UserError
-from mjx_qflex.training.metrics import duration, number
+from mjx_qflex.runner.metrics import duration, number
 
 FILE_NAME = "results.json"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"

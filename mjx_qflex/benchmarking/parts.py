@@ -12,8 +12,8 @@ from brax.envs.base import State
 
 from mjx_qflex.benchmarking import source_physics
 from mjx_qflex.tasks.body_task import BodyTask
-from mjx_qflex.training import worlds
-from mjx_qflex.training.worlds import Task
+from mjx_qflex.training import environments
+from mjx_qflex.training.environments import Task
 from mjx_qflex.types import Algorithm, Transition
 
 FALL_S = 1.0  # after so much simulated time worlds start again: episodes of a new policy are short
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 def start(env: Task, num_envs: int) -> State:
     """Returns `[N]` reset worlds."""
-    return jax.jit(lambda key: worlds.reset(env, jax.random.split(key, num_envs)))(
+    return jax.jit(lambda key: environments.reset(env, jax.random.split(key, num_envs)))(
         jax.random.PRNGKey(0)
     )
 
@@ -57,8 +57,8 @@ def environment(env: Task, num_envs: int) -> Part:
         now, pool, key = state
         key, draw, restart = jax.random.split(key, 3)
         action = jax.random.uniform(draw, (num_envs, env.action_size), minval=-1.0)
-        outcome = worlds.advance(env, now, action)
-        return worlds.restart(outcome, pool, restart), pool, key
+        outcome = environments.advance(env, now, action)
+        return environments.restart(outcome, pool, restart), pool, key
 
     return Part(step, (jax.tree.map(jnp.copy, pool), pool, jax.random.PRNGKey(1)))
 
@@ -71,8 +71,8 @@ def restarting(env: Task, num_envs: int) -> Part:
         now, pool, key = state
         key, draw, restart = jax.random.split(key, 3)
         ended = jax.random.bernoulli(draw, 1 / 16, (num_envs,))
-        outcome = worlds.Outcome(now, ended, ended, ended)
-        return worlds.restart(outcome, pool, restart), pool, key
+        outcome = environments.Outcome(now, ended, ended, ended)
+        return environments.restart(outcome, pool, restart), pool, key
 
     return Part(step, (jax.tree.map(jnp.copy, pool), pool, jax.random.PRNGKey(1)))
 
@@ -83,7 +83,7 @@ def pool(env: Task, size: int) -> Part:
     def step(state: Any) -> Any:
         _, key = state
         key, draw = jax.random.split(key)
-        return worlds.reset(env, jax.random.split(draw, size)), key
+        return environments.reset(env, jax.random.split(draw, size)), key
 
     return Part(step, (start(env, size), jax.random.PRNGKey(1)))
 

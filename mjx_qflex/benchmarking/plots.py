@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from mjx_qflex.benchmarking import cases
 from mjx_qflex.benchmarking.comparisons import KINDS
-from mjx_qflex.training.page import COLOURS, line_styles
+from mjx_qflex.reports.page import COLOURS, line_styles
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

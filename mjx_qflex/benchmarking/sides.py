@@ -20,9 +20,10 @@ from mjx_qflex.benchmarking.host_loop import CWorlds, HostLoop
 from mjx_qflex.benchmarking.timing import Repeated, calibrated
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
-from mjx_qflex.training import driver, worlds
+from mjx_qflex.runner import driver
+from mjx_qflex.runner.metrics import GIB
+from mjx_qflex.training import environments
 from mjx_qflex.training.loop import make_loop, replay_layout
-from mjx_qflex.training.metrics import GIB
 from mjx_qflex.training.program import stepping_options
 from mjx_qflex.types import Algorithm
 
@@ -223,7 +224,7 @@ def replay(spec: Spec, channel: Channel, buffer: str) -> None:
     """One of `replays.BUFFERS`, full; draws the batches of a vector step's updates."""
     config = spec.config()
     env, loop = build(config)[0], config.loop
-    layout = replay_layout(env, loop, worlds.reset_shapes(env))
+    layout = replay_layout(env, loop, environments.reset_shapes(env))
     made = replays.BUFFERS[buffer](layout, (loop.updates_per_step, loop.batch_size))
     content = replays.fill(made, jax.jit(made.init)(), layout)
     drawing = Repeated(replays.sampling(made), replays.sampling_state(made, content), {})

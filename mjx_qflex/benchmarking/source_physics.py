@@ -15,7 +15,9 @@ import numpy as np
 from brax.envs.base import State
 
 from mjx_qflex.errors import UserError
-from mjx_qflex.porting import PhysicsState, PortedBody, dynamics, speed
+from mjx_qflex.physics import dynamics
+from mjx_qflex.physics.body import PhysicsState, PortedBody
+from mjx_qflex.porting import speed
 from mjx_qflex.tasks.body_task import BodyState, BodyTask
 
 # (state, ctrl [nu], physics steps) -> (state, acceleration [nv])

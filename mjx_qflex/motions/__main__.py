@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mjx_qflex import commands, files
 from mjx_qflex.errors import UserError
-from mjx_qflex.training.interrupt import Interrupt
+from mjx_qflex.interrupt import Interrupt
 
 FPS = 50.0
 MIN_SECONDS = 4.0  # of a video; short periods are repeated
@@ -72,7 +72,7 @@ def show(name: str, body: str, output: Path) -> str:
     import numpy as np
 
     from mjx_qflex.motions import library
-    from mjx_qflex.training.rendering import make_video
+    from mjx_qflex.video.rendering import make_video
 
     shipped = f"human_{name}"
     human = library.human(body)

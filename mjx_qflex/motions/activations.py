@@ -11,7 +11,7 @@ import numpy as np
 from mjx_qflex import resources
 from mjx_qflex.errors import UserError
 from mjx_qflex.motions.reference import interpolate
-from mjx_qflex.porting.body import PortedBody
+from mjx_qflex.physics.body import PortedBody
 
 
 def file_name(motion: str, body: str, num_actuators: int) -> str:

@@ -7,8 +7,8 @@ import mujoco
 import numpy as np
 
 from mjx_qflex.motions.reference import FREE_SUFFIXES
-from mjx_qflex.porting import shapes
-from mjx_qflex.porting import tree as trees
+from mjx_qflex.physics import shapes
+from mjx_qflex.physics import tree as trees
 
 
 class Points(NamedTuple):

@@ -12,8 +12,8 @@ from mjx_qflex.lookup import unknown_name
 from mjx_qflex.motions import anatomy, checks, recordings, retarget
 from mjx_qflex.motions.kinematics import Skeleton
 from mjx_qflex.motions.reference import Motion, from_columns, read_columns
+from mjx_qflex.physics.body import PortedBody
 from mjx_qflex.porting import recipe
-from mjx_qflex.porting.body import PortedBody
 
 MADE_FOR = "ms_human"  # the body in whose joints the shipped motions are
 RECORDINGS = (".amc", ".bvh")

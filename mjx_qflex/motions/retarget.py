@@ -17,7 +17,7 @@ from mjx_qflex.errors import UserError
 from mjx_qflex.motions.anatomy import Anatomy
 from mjx_qflex.motions.kinematics import Points, Skeleton
 from mjx_qflex.motions.recordings import Recording
-from mjx_qflex.porting.tree import HINGE, SLIDE
+from mjx_qflex.physics.tree import HINGE, SLIDE
 
 RATE = 100.0  # frames/s of what comes out
 BLEND = 0.25  # of the period, before its end, in which it is led back to its start

@@ -4,7 +4,7 @@ Read `recipe` (what stays), `tree` (constants, couplings eliminated), `dynamics`
 `solver` (one step), `paths`, `fitting`, `muscle` (the muscles), then `body` and `library`.
 """
 
-from mjx_qflex.porting.body import Kinematics, Muscles, PhysicsState, PortedBody
+from mjx_qflex.physics.body import Kinematics, Muscles, PhysicsState, PortedBody
 from mjx_qflex.porting.library import load
 
 __all__ = ["Kinematics", "Muscles", "PhysicsState", "PortedBody", "load"]

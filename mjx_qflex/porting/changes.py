@@ -6,9 +6,9 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from mjx_qflex.physics.body import PortedBody
+from mjx_qflex.physics.tree import Tree, source_positions
 from mjx_qflex.porting import fitting, recipe
-from mjx_qflex.porting.body import PortedBody
-from mjx_qflex.porting.tree import Tree, source_positions
 
 
 def coupling_change(body: PortedBody, num_poses: int = 60, seed: int = 0) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.porting import audit
+from mjx_qflex.physics import audit
 
 MAX_COMPARTMENTS = 16  # of one muscle; finer slices of one path no longer differ measurably
 

@@ -14,13 +14,13 @@ import numpy as np
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.porting.paths import (
+from mjx_qflex.physics.paths import (
     PathGroup,
     exponents,
     length_and_arm_coefficients,
     monomial_derivatives,
 )
-from mjx_qflex.porting.tree import Tree, source_positions
+from mjx_qflex.physics.tree import Tree, source_positions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from mjx_qflex.physics.body import PhysicsState, PortedBody
 from mjx_qflex.porting import parity, recipe
-from mjx_qflex.porting.body import PhysicsState, PortedBody
 
 STEPS, STARTS = 50, 8
 GIVEN, STIFF, CUT = "the file as given", "with stiff couplings", "and the recipe's contacts alone"

@@ -14,9 +14,10 @@ import numpy as np
 from mjx_qflex import resources
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.porting import contacts, fitting, linear, muscle, recipe, servos, tendons, tree
-from mjx_qflex.porting.body import PortedBody
-from mjx_qflex.porting.paths import PathGroup
+from mjx_qflex.physics import contacts, linear, muscle, servos, tendons, tree
+from mjx_qflex.physics.body import PortedBody
+from mjx_qflex.physics.paths import PathGroup
+from mjx_qflex.porting import fitting, recipe
 
 _FORMAT = b"paths 2"
 

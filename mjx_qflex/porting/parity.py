@@ -13,8 +13,9 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mjx_qflex.porting import audit, dynamics, fitting, library, muscle, recipe
-from mjx_qflex.porting.body import PhysicsState, PortedBody
+from mjx_qflex.physics import audit, dynamics, muscle
+from mjx_qflex.physics.body import PhysicsState, PortedBody
+from mjx_qflex.porting import fitting, library, recipe
 
 STIFF_SOLREF, STIFF_SOLIMP = (0.004, 1.0), (0.9999, 0.9999, 0.001, 0.5, 2.0)
 

@@ -11,7 +11,8 @@ import mujoco
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import check_keys
-from mjx_qflex.porting import audit, compartments, values
+from mjx_qflex.physics import audit
+from mjx_qflex.porting import compartments, values
 
 
 class Repair(NamedTuple):

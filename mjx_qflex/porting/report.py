@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mjx_qflex.errors import UserError
+from mjx_qflex.physics.body import PortedBody
 from mjx_qflex.porting import changes, given, parity, speed
-from mjx_qflex.porting.body import PortedBody
 
 COUPLINGS = "largest displacement if couplings were deleted (m)"
 OFF, ON = (f"100 steps of free motion, actuators {state}" for state in ("off", "on"))

@@ -18,8 +18,8 @@ import mujoco
 import numpy as np
 from mujoco import rollout
 
+from mjx_qflex.physics.body import PortedBody
 from mjx_qflex.porting import library, parity
-from mjx_qflex.porting.body import PortedBody
 
 CONTROL_STEPS = 10  # physics steps under one excitation
 OWN, SAME = "raw MJX, its own contacts and options", "raw MJX, the port's contacts and iterations"

@@ -14,7 +14,7 @@ import numpy as np
 from brax.envs.base import State
 
 from mjx_qflex import porting
-from mjx_qflex.porting import PhysicsState
+from mjx_qflex.physics.body import PhysicsState
 from mjx_qflex.tasks.body_task import BodyTask
 
 EPISODE_LENGTH = 60  # actions: 1.2 s

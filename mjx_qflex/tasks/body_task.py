@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 from brax.envs.base import Env, State
 
-from mjx_qflex.porting import PhysicsState, PortedBody
+from mjx_qflex.physics.body import PhysicsState, PortedBody
 
 
 class BodyState(Protocol):

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from mjx_qflex.porting import Kinematics, PhysicsState, shapes
+from mjx_qflex.physics import shapes
+from mjx_qflex.physics.body import Kinematics, PhysicsState
 from mjx_qflex.tasks.servo_task import ServoTask
 from mjx_qflex.tasks.tolerance import tolerance
 

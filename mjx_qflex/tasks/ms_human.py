@@ -51,8 +51,8 @@ from brax.envs.base import State
 from mjx_qflex import motions, porting
 from mjx_qflex.lookup import unknown_name
 from mjx_qflex.motions import activations, anatomy
-from mjx_qflex.porting import Kinematics, Muscles, PhysicsState
-from mjx_qflex.porting.dynamics import matmul
+from mjx_qflex.physics.body import Kinematics, Muscles, PhysicsState
+from mjx_qflex.physics.dynamics import matmul
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap, excitation
 from mjx_qflex.tasks.body_task import BodyTask

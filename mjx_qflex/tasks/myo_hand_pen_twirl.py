@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from brax.envs.base import State
 
 from mjx_qflex import porting
-from mjx_qflex.porting import PhysicsState
+from mjx_qflex.physics.body import PhysicsState
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap
 from mjx_qflex.tasks.body_task import BodyTask

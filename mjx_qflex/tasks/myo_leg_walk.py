@@ -30,7 +30,8 @@ import numpy as np
 from brax.envs.base import State
 
 from mjx_qflex import motions, porting, resources
-from mjx_qflex.porting import Kinematics, PhysicsState, shapes
+from mjx_qflex.physics import shapes
+from mjx_qflex.physics.body import Kinematics, PhysicsState
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap
 from mjx_qflex.tasks.body_task import BodyTask

@@ -20,7 +20,7 @@ import numpy as np
 from brax.envs.base import State
 
 from mjx_qflex import porting
-from mjx_qflex.porting import Kinematics, Muscles, PhysicsState
+from mjx_qflex.physics.body import Kinematics, Muscles, PhysicsState
 from mjx_qflex.tasks.body_task import BodyTask
 
 EPISODE_LENGTH = 1000  # actions: 25 s

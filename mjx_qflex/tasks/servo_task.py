@@ -8,7 +8,7 @@ import numpy as np
 from brax.envs.base import State
 
 from mjx_qflex import porting
-from mjx_qflex.porting import Kinematics, PhysicsState
+from mjx_qflex.physics.body import Kinematics, PhysicsState
 from mjx_qflex.tasks.body_task import BodyTask
 
 RESET_NOISE = 0.01  # m, rad: half width of the uniform noise on every coordinate

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mjx_qflex.porting import Kinematics, PhysicsState
+from mjx_qflex.physics.body import Kinematics, PhysicsState
 from mjx_qflex.tasks.servo_task import ServoTask
 from mjx_qflex.tasks.tolerance import tolerance
 

@@ -9,9 +9,9 @@ import numpy as np
 from brax.envs.base import State
 from flax import struct
 
-from mjx_qflex.training import worlds
+from mjx_qflex.training import environments
+from mjx_qflex.training.environments import Task
 from mjx_qflex.training.program import Program, stepping_options
-from mjx_qflex.training.worlds import Task
 from mjx_qflex.types import Agent, Algorithm, Carry
 
 
@@ -159,7 +159,7 @@ def _start(env: Task, policy: Policy, key: jax.Array, num_envs: int) -> _Episode
     key_reset, key_act = jax.random.split(key)
     # fold_in, unlike split, gives world i the same key whatever num_envs is.
     keys = jax.vmap(lambda i: jax.random.fold_in(key_reset, i))(jnp.arange(num_envs))
-    state = worlds.reset(env, keys)
+    state = environments.reset(env, keys)
     return _Episodes(
         state=state,
         carry=policy.init_carry(num_envs),
@@ -179,9 +179,11 @@ def _advance(env: Task, policy: Policy, params: Any, episodes: _Episodes) -> _Ep
     """Steps every world once; only those still alive count."""
     (num_envs,) = episodes.alive.shape
     key, key_act = jax.random.split(episodes.key)
-    action, carry = policy.act(params, worlds.observation(episodes.state), episodes.carry, key_act)
-    state = worlds.step(env, episodes.state, action)
-    bad = worlds.nonfinite((action, state), num_envs) & episodes.alive
+    action, carry = policy.act(
+        params, environments.observation(episodes.state), episodes.carry, key_act
+    )
+    state = environments.step(env, episodes.state, action)
+    bad = environments.nonfinite((action, state), num_envs) & episodes.alive
     counted = episodes.alive & ~bad
     terminated = counted & (state.done > 0)
     timed_out = counted & (state.info["truncation"] > 0)

@@ -11,9 +11,9 @@ that two epochs of five steps leave what one of ten leaves, bit for bit.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import chex
 import jax
@@ -21,17 +21,16 @@ import jax.numpy as jnp
 from brax.envs.base import State
 from jax.sharding import Mesh
 
-from mjx_qflex import bounds, parallel
+from mjx_qflex import devices, parallel
 from mjx_qflex.conditional import when
-from mjx_qflex.errors import UserError
-from mjx_qflex.lookup import unknown_name
-from mjx_qflex.training import evaluation, memory, sharding, worlds
+from mjx_qflex.runner.program_store import ProgramStore
+from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training import environments, evaluation, sharding
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import reduce_metrics
 from mjx_qflex.training.compiled import Loop
-from mjx_qflex.training.precision import MatmulPrecision
+from mjx_qflex.training.environments import Task
 from mjx_qflex.training.program import Program, stepping_options
-from mjx_qflex.training.program_store import ProgramStore
 from mjx_qflex.training.state import (
     SEED_AXES,
     WORLD_AXES,
@@ -39,64 +38,7 @@ from mjx_qflex.training.state import (
     RunState,
     key_shape,
 )
-from mjx_qflex.training.worlds import Task
 from mjx_qflex.types import Algorithm, Carry, Learner, Metrics, Transition
-
-PrefillActions = Literal["uniform", "policy"]
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """Sizes of the training loop.
-
-    Attributes:
-      num_envs: N, worlds stepped side by side.
-      batch_size: B, transitions of one update.
-      updates_per_step: updates after each vector step, so that updates per transition are
-        `updates_per_step / num_envs`.
-      prefill_transitions: transitions before the first update, rounded up to whole vector steps.
-      prefill_actions: what makes them: actions drawn uniformly from [-1, 1], or the untrained
-        policy's.
-      replay_capacity: transitions that the ring holds, rounded up to whole vector steps; 0 is as
-        many as the free memory suggests, a number that a run settles when it begins.
-      replay_obs_dtype: in which the ring keeps observations; half the memory in bfloat16.
-      matmul_precision: of the networks' matrix products, which `driver.build` gives the algorithm;
-        "default" is JAX's, for each device its fastest. Physics always has full precision.
-      steps_per_epoch: vector steps of one call of `epoch`. A run ends with the first epoch that
-        reaches its number of transitions; nothing else in it depends on this.
-      reset_pool: P, reset states from which ended worlds restart.
-      reset_pool_steps: vector steps after which they are drawn anew.
-      eval_envs: E, episodes of one evaluation.
-    """
-
-    num_envs: int = 64
-    batch_size: int = 256
-    updates_per_step: int = 1
-    prefill_transitions: int = 30_000
-    prefill_actions: PrefillActions = "uniform"
-    replay_capacity: int = 1_000_000
-    replay_obs_dtype: ring.ObsDtype = "float32"
-    matmul_precision: MatmulPrecision = "default"
-    steps_per_epoch: int = 100
-    reset_pool: int = 64
-    reset_pool_steps: int = 20
-    eval_envs: int = 64
-
-    def __post_init__(self):
-        bounds.check("loop.", vars(self))
-        names = {
-            "prefill_actions": PrefillActions,
-            "replay_obs_dtype": ring.ObsDtype,
-            "matmul_precision": MatmulPrecision,
-        }
-        for name, choices in names.items():
-            if getattr(self, name) not in get_args(choices):
-                raise unknown_name(f"loop.{name}", getattr(self, name), get_args(choices))
-        if 0 < self.replay_capacity < self.prefill_transitions:
-            raise UserError(
-                f"loop.prefill_transitions={self.prefill_transitions} exceeds "
-                f"loop.replay_capacity={self.replay_capacity}; lower the first or raise the second"
-            )
 
 
 def make_loop(
@@ -132,7 +74,7 @@ def make_loop(
             one.store = store.of(name, config, num_seeds)
     shapes = programs["init"].shapes(key_shape(num_seeds))
     replay_bytes, state_bytes = ring.num_bytes(shapes.replay), ring.num_bytes(shapes)
-    free = memory.free_device_bytes()
+    free = devices.free_bytes()
     ring.check_fits(sharding.bytes_of_each(mesh, replay_bytes), free)
     whole = sharding.bytes_of_each(mesh, state_bytes)
     ring.check_fits(whole, free, "the run's state", "loop.num_envs, algo.width or algo.depth")
@@ -208,7 +150,7 @@ def transition_spec(env: Task, reset_state: State) -> Transition:
       env: one environment.
       reset_state: of any number of worlds `[..., N]`; its shapes are all that counts.
     """
-    seen = worlds.observation(reset_state)
+    seen = environments.observation(reset_state)
     obs = jax.ShapeDtypeStruct(seen.shape[reset_state.done.ndim :], seen.dtype)
     action, scalar = (jax.ShapeDtypeStruct(x, jnp.float32) for x in ((env.action_size,), ()))
     return Transition(*cast(Any, (obs, action, scalar, scalar, obs)))
@@ -240,7 +182,7 @@ def _init(env: Task, algorithm: Algorithm, config: LoopConfig, key: jax.Array) -
         parallel.split(key_pool, config.reset_pool, algorithm.axis_name),
     )
     # Worlds and pool in one call: a reset is traced and compiled once.
-    states = worlds.reset(env, jnp.concatenate(keys))
+    states = environments.reset(env, jnp.concatenate(keys))
     env_state = jax.tree.map(lambda x: x[:num_envs], states)
     return DeviceState(
         env_state=env_state,
@@ -263,7 +205,7 @@ def _prefill(
     def step(device: DeviceState, _):
         device, (key_act, key_step) = draw_keys(algorithm, device, 2)
         if config.prefill_actions == "policy":
-            obs = worlds.observation(device.env_state)
+            obs = environments.observation(device.env_state)
             action, carry = algorithm.act(device.learner, obs, device.carry, key_act, "explore")
         else:
             shape, carry = (config.num_envs, env.action_size), device.carry
@@ -302,7 +244,7 @@ def train_step(
     """Acts, steps every world, writes the ring, resets ended worlds and updates the learner."""
     device, (key_act, key_step, key_learn) = draw_keys(algorithm, device, 3)
     action, carry = algorithm.act(
-        device.learner, worlds.observation(device.env_state), device.carry, key_act, "explore"
+        device.learner, environments.observation(device.env_state), device.carry, key_act, "explore"
     )
     chex.assert_shape(action, (config.num_envs, env.action_size))
     device, metrics = collect(env, algorithm, config, device, action, carry, key_step)
@@ -359,18 +301,20 @@ def collect(
     """
     key_pool, key_choice = jax.random.split(key)
     device = refresh_pool(env, config, device, key_pool)
-    obs = worlds.observation(device.env_state)
-    outcome = worlds.advance(env, device.env_state, action)
-    next_obs = worlds.observation(outcome.state)
+    obs = environments.observation(device.env_state)
+    outcome = environments.advance(env, device.env_state, action)
+    next_obs = environments.observation(outcome.state)
     transition = Transition(obs, action, outcome.state.reward, 1.0 - outcome.terminated, next_obs)
-    transition = worlds.select(outcome.bad, jax.tree.map(jnp.zeros_like, transition), transition)
+    transition = environments.select(
+        outcome.bad, jax.tree.map(jnp.zeros_like, transition), transition
+    )
     transition = transition._replace(obs=jnp.where(jnp.isfinite(obs), obs, 0.0))
     episode_return = device.episode_return + transition.reward
     episode_length = device.episode_length + 1
-    metrics = worlds.step_metrics(outcome, episode_return, episode_length)
+    metrics = environments.step_metrics(outcome, episode_return, episode_length)
     device = device.replace(
-        env_state=worlds.restart(outcome, device.pool, key_choice),
-        carry=worlds.select(outcome.ended, algorithm.init_carry(config.num_envs), carry),
+        env_state=environments.restart(outcome, device.pool, key_choice),
+        carry=environments.select(outcome.ended, algorithm.init_carry(config.num_envs), carry),
         replay=ring.add(device.replay, transition, outcome.ended, ~outcome.bad),
         episode_return=jnp.where(outcome.ended, 0.0, episode_return),
         episode_length=jnp.where(outcome.ended, 0, episode_length),
@@ -388,7 +332,7 @@ def refresh_pool(env: Task, config: LoopConfig, device: DeviceState, key: jax.Ar
     due = device.pool_age == config.reset_pool_steps
 
     def draw(_: State) -> State:
-        return worlds.reset(env, jax.random.split(key, config.reset_pool))
+        return environments.reset(env, jax.random.split(key, config.reset_pool))
 
     age = jnp.where(due, 0, device.pool_age) + 1
     return device.replace(pool=when(due, draw, device.pool), pool_age=age)

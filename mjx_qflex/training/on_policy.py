@@ -7,7 +7,6 @@ takes from it, epoch by epoch, what it has learnt and what the episodes were lik
 import contextlib
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -17,75 +16,16 @@ from brax.envs.base import Env, State
 from brax.training.agents.ppo import train as brax_ppo
 from flax import struct
 
-from mjx_qflex import bounds
 from mjx_qflex.algos import ppo
 from mjx_qflex.algos.ppo import PpoConfig, PpoLearner
-from mjx_qflex.errors import UserError
-from mjx_qflex.training import worlds
+from mjx_qflex.sizes import OnPolicyConfig
+from mjx_qflex.training import environments
 from mjx_qflex.training.aggregate import reduce_totals
+from mjx_qflex.training.environments import Task
 from mjx_qflex.training.program import Program, stepping_options
-from mjx_qflex.training.worlds import Task
 from mjx_qflex.types import Metrics
 
 CLOCKS = ("training/sps", "training/walltime")  # among brax's metrics; the driver has its own
-
-
-@dataclass(frozen=True)
-class OnPolicyConfig:
-    """Sizes of on-policy training, under brax's names.
-
-    An iteration collects `batch_size * num_minibatches` unrolls, an equal number from each world,
-    and goes through them `num_updates_per_batch` times.
-
-    Attributes:
-      num_envs: N, worlds stepped side by side.
-      unroll_length: transitions of an unroll, at whose end the value is bootstrapped.
-      batch_size: unrolls of one update.
-      num_minibatches: updates of one pass through an iteration's unrolls.
-      num_updates_per_batch: passes.
-      steps_per_epoch: vector steps between two looks of the host, rounded up to whole iterations.
-      eval_envs: E, episodes of one evaluation.
-    """
-
-    num_envs: int = 64
-    unroll_length: int = 20
-    batch_size: int = 8
-    num_minibatches: int = 8
-    num_updates_per_batch: int = 4
-    steps_per_epoch: int = 20
-    eval_envs: int = 64
-
-    def __post_init__(self):
-        bounds.check("loop.", vars(self))
-        unrolls = self.batch_size * self.num_minibatches
-        if unrolls % self.num_envs:
-            raise UserError(
-                f"loop.batch_size={self.batch_size} times loop.num_minibatches="
-                f"{self.num_minibatches} is {unrolls} unrolls, which {self.num_envs} worlds cannot "
-                "share equally; make it a multiple of loop.num_envs"
-            )
-
-    @property
-    def iteration_steps(self) -> int:
-        """Vector steps of an iteration."""
-        return self.unroll_length * self.batch_size * self.num_minibatches // self.num_envs
-
-    @property
-    def iterations(self) -> int:
-        """Iterations of an epoch."""
-        return -(-self.steps_per_epoch // self.iteration_steps)
-
-    @property
-    def epoch_steps(self) -> int:
-        return self.iterations * self.iteration_steps
-
-    @property
-    def epoch_transitions(self) -> int:
-        return self.epoch_steps * self.num_envs
-
-    @property
-    def epoch_updates(self) -> int:
-        return self.iterations * self.num_updates_per_batch * self.num_minibatches
 
 
 class OnPolicyState(struct.PyTreeNode):
@@ -102,7 +42,7 @@ class _Book(NamedTuple):
     key: jax.Array  # raw uint32 [2]
     episode_return: jax.Array  # [N], of the running episodes
     episode_length: jax.Array  # int32 [N]
-    totals: Metrics  # of `worlds.step_metrics` over this epoch
+    totals: Metrics  # of `environments.step_metrics` over this epoch
     steps: jax.Array  # int32 [], of this epoch
 
 
@@ -151,12 +91,12 @@ class BraxWorlds(Env):
         """Resets `[N]` worlds with keys `[N, 2]`."""
         (num_envs, _) = rng.shape
         keys = jax.vmap(jax.random.split)(rng)
-        env_state = worlds.reset(self.env, keys[:, 0])
+        env_state = environments.reset(self.env, keys[:, 0])
         key, pool = self._pool(keys[0, 1], num_envs)
         none, zero = jnp.zeros(num_envs, bool), jnp.zeros(num_envs)
-        outcome = worlds.Outcome(env_state, none, none, none)
+        outcome = environments.Outcome(env_state, none, none, none)
         length = jnp.zeros(num_envs, jnp.int32)
-        metrics = worlds.step_metrics(outcome, zero, length)
+        metrics = environments.step_metrics(outcome, zero, length)
         totals = jax.tree.map(jnp.zeros_like, metrics)
         book = _Book(env_state, pool, key, zero, length, totals, jnp.zeros((), jnp.int32))
         return _brax_state(book, zero, outcome)
@@ -165,12 +105,12 @@ class BraxWorlds(Env):
         """Steps the worlds with actions `[N, A]`, and restarts those that ended."""
         book = cast(_Book, state.pipeline_state)
         key, key_reset = jax.random.split(book.key)
-        outcome = worlds.advance(self.env, book.env_state, action)
+        outcome = environments.advance(self.env, book.env_state, action)
         episode_return = book.episode_return + outcome.reward
         episode_length = book.episode_length + 1
-        metrics = worlds.step_metrics(outcome, episode_return, episode_length)
+        metrics = environments.step_metrics(outcome, episode_return, episode_length)
         book = _Book(
-            env_state=worlds.restart(outcome, book.pool, key_reset),
+            env_state=environments.restart(outcome, book.pool, key_reset),
             pool=book.pool,
             key=key,
             episode_return=jnp.where(outcome.ended, 0.0, episode_return),
@@ -190,10 +130,10 @@ class BraxWorlds(Env):
 
     def _pool(self, key: jax.Array, size: int) -> tuple[jax.Array, State]:
         key, key_pool = jax.random.split(key)
-        return key, worlds.reset(self.env, jax.random.split(key_pool, size))
+        return key, environments.reset(self.env, jax.random.split(key_pool, size))
 
 
-def _brax_state(book: _Book, reward: jax.Array, outcome: worlds.Outcome) -> State:
+def _brax_state(book: _Book, reward: jax.Array, outcome: environments.Outcome) -> State:
     """Returns worlds `[N]` in brax's form, with the entries of `info` that its PPO reads."""
     done = outcome.ended.astype(jnp.float32)
     info = {
@@ -202,7 +142,7 @@ def _brax_state(book: _Book, reward: jax.Array, outcome: worlds.Outcome) -> Stat
         "episode_done": done,
         "episode_metrics": {},
     }
-    obs = worlds.observation(book.env_state)
+    obs = environments.observation(book.env_state)
     return State(cast(Any, book), obs, reward, done, {}, info)
 
 

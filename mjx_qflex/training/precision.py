@@ -1,23 +1,20 @@
 """In what precision the networks take their matrix products.
 
 Only what an algorithm computes in `act` and `update` is concerned, and there only what names no
-precision itself. Physics names full precision at each product (`porting.dynamics.matmul`).
+precision itself. Physics names full precision at each product (`physics.dynamics.matmul`).
 """
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Literal, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 
+from mjx_qflex.sizes import MatmulPrecision
 from mjx_qflex.types import Algorithm
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-
-# As `jax.default_matmul_precision` has them. "default" is float32 on a CPU, TensorFloat32 (ten bits
-# behind the point) on an NVIDIA GPU, and bfloat16 (seven) on a TPU.
-MatmulPrecision = Literal["default", "float32", "bfloat16"]
 
 
 def with_matmul_precision(algorithm: Algorithm, precision: MatmulPrecision) -> Algorithm:

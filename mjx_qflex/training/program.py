@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.export
 
-from mjx_qflex.training.program_store import ProgramStore
+from mjx_qflex.runner.program_store import ProgramStore
 
 
 class Program:

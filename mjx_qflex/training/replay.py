@@ -21,7 +21,7 @@ import bisect
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import chex
 import jax
@@ -30,10 +30,10 @@ from flax import struct
 
 from mjx_qflex.conditional import when
 from mjx_qflex.errors import UserError
+from mjx_qflex.sizes import ObsDtype
 from mjx_qflex.types import Transition
 
 GIB = 2**30
-ObsDtype = Literal["float32", "bfloat16"]
 
 # Rejection rounds between the first candidate and the exact fallback. With a share p of invalid
 # rows a round fails with probability p, so the fallback runs for a share p^9 of the samples: never,

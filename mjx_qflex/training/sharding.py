@@ -7,7 +7,7 @@ nothing in a `DeviceState`, nor in a checkpoint, depends on the number of device
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,11 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mjx_qflex.errors import UserError
 from mjx_qflex.parallel import AXIS
-from mjx_qflex.training import hosts
+from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training.program import Program
-
-if TYPE_CHECKING:
-    from mjx_qflex.training.loop import LoopConfig
 
 
 def make_mesh(number: int | None = None) -> Mesh | None:
@@ -32,7 +29,7 @@ def make_mesh(number: int | None = None) -> Mesh | None:
     number = len(devices) if number is None else number
     if not 1 <= number <= len(devices):
         raise UserError(f"--devices={number}: there are {len(devices)}; give 1 to {len(devices)}")
-    if hosts.several() and number < len(devices):
+    if jax.process_count() > 1 and number < len(devices):
         raise UserError(
             f"--devices={number}: {jax.process_count()} processes have {len(devices)} together, "
             "and must use them all; leave that flag out"
@@ -40,7 +37,7 @@ def make_mesh(number: int | None = None) -> Mesh | None:
     return None if number == 1 else Mesh(np.asarray(devices[:number]), (AXIS,))
 
 
-def share(config: "LoopConfig", number: int) -> "LoopConfig":
+def share(config: LoopConfig, number: int) -> LoopConfig:
     """Returns the sizes of one of `number` devices; rings keep their number of rows.
 
     Raises:

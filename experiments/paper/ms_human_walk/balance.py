@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mjx_qflex.porting import contacts, dynamics, muscle, tendons
+from mjx_qflex.physics import contacts, dynamics, muscle, tendons
 
 NEWTON_STEPS = 500
 LINE_STEPS = 60

@@ -21,7 +21,7 @@ import numpy as np
 
 from mjx_qflex import tasks
 from mjx_qflex.motions import activations
-from mjx_qflex.porting import muscle
+from mjx_qflex.physics import muscle
 
 ACTIONS = 300
 CONTACT_ROUNDS = 4  # in which the set of pushing contacts is found

@@ -1,0 +1,1 @@
+"""What a physics step of a ported body computes; `porting` builds such bodies."""

@@ -1,0 +1,1 @@
+"""Many runs from one file: read, run here, submitted to a cluster."""
