@@ -51,8 +51,9 @@ def as_markdown(results: Results) -> str:
 
 
 def _table(results: Results, row: Callable[[dict[str, Any]], dict[str, Any]]) -> pd.DataFrame:
-    """Returns the table with a row of each case."""
-    return pd.DataFrame([_named(case) | row(case) for case in results["cases"]])
+    """Returns the table with a row of each case; a share is called `task`, too."""
+    columns = (pd.DataFrame(map(of, results["cases"])) for of in (_named, row))
+    return pd.concat(list(columns), axis=1)
 
 
 def _with_range(values: dict[str, float]) -> str:
