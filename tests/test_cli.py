@@ -332,7 +332,7 @@ def test_ms_human_walk_from_end_to_end(command, tmp_path):
     assert code == 0 and "Warning" not in err, out + err  # XLA complains of slow compiles there
     rows = read_rows(folder)
     assert [int(row["transitions"]) for row in rows] == list(range(120, 321, 40))
-    assert all(float(row["nonfinite_worlds"]) == 0 for row in rows)
+    assert all(float(row["nonfinite_environments"]) == 0 for row in rows)
     report = (folder / "report.md").read_text()
     assert "700 actuators" in report
     assert "zero excitation" in report

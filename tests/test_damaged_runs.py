@@ -25,7 +25,7 @@ def toy_task(tmp_path_factory):
     env = toy_envs.ActionReward()
     algorithm = toy_envs.random_algorithm(env.observation_size, env.action_size)
     with pytest.MonkeyPatch.context() as patch, compiling_once(tmp_path_factory.mktemp("compiled")):
-        patch.setattr(driver, "build", lambda config, axis_name=None: (env, algorithm))
+        patch.setattr(driver, "build", lambda config: (env, algorithm))
         yield
 
 
@@ -172,7 +172,7 @@ def test_worlds_that_break_are_spoken_of_at_once(tmp_path, monkeypatch):
     """Every episode ends non-finite: said after the first epoch, once."""
     env = toy_envs.Counter(death_label=0.0, poison_label=-1.0, poison_time=0)
     algorithm = toy_envs.random_algorithm(env.observation_size, 1)
-    monkeypatch.setattr(driver, "build", lambda config, axis_name=None: (env, algorithm))
+    monkeypatch.setattr(driver, "build", lambda config: (env, algorithm))
     words = []
     train(tmp_path / "run", resolve("evaluations=0"), words.append)
     said = [place for place, line in enumerate(words) if "went non-finite" in line]

@@ -38,7 +38,7 @@ def toy_task(tmp_path_factory):
     env = toy_envs.ActionReward()
     algorithm = toy_envs.random_algorithm(env.observation_size, env.action_size)
     with pytest.MonkeyPatch.context() as patch, compiling_once(tmp_path_factory.mktemp("compiled")):
-        patch.setattr(driver, "build", lambda config, axis_name=None: (env, algorithm))
+        patch.setattr(driver, "build", lambda config: (env, algorithm))
         yield
 
 
@@ -161,7 +161,7 @@ def test_a_replay_that_gives_up_rows_is_spoken_of_once(tmp_path, monkeypatch):
     env = toy_envs.ActionReward()
     env.episode_length = 1000
     algorithm = toy_envs.random_algorithm(env.observation_size, env.action_size)
-    monkeypatch.setattr(driver, "build", lambda config, axis_name=None: (env, algorithm))
+    monkeypatch.setattr(driver, "build", lambda config: (env, algorithm))
     words = train(tmp_path, 400)
     assert said(words, "holds the newest 80 transitions only") == 1
     assert {row["replay_transitions"] for row in metrics.read_rows(tmp_path)} == {80.0}

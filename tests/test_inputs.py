@@ -103,7 +103,7 @@ def test_a_run_is_evaluated_and_resumed_from_anywhere(tmp_path, monkeypatch):
     """With a toy in place of the body: what counts is which motion it would have had."""
     built = []
 
-    def build(config, axis_name=None):
+    def build(config):
         built.append(config.task_config.motion)
         env = toy_envs.ActionReward()
         return env, toy_envs.random_algorithm(env.observation_size, env.action_size)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toy_envs import Counter, random_algorithm
 
-from mjx_qflex import algos, tasks
+from mjx_qflex import algos, devices, tasks
 from mjx_qflex.errors import UserError
 from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training import loop as loop_module
@@ -18,6 +18,7 @@ from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import merge_metrics
 from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.program import Program, stepping_options
+from mjx_qflex.types import Acted, EnvSpec
 
 CONFIG = LoopConfig(
     num_envs=8,
@@ -91,7 +92,7 @@ def test_termination_does_not_bootstrap_and_a_time_out_does(healthy):
 def test_acting_state_and_episode_sums_restart_with_the_episode(healthy):
     device = healthy[0].device
     time = np.asarray(device.env_state.obs[:, 1])
-    np.testing.assert_array_equal(device.carry, time)
+    np.testing.assert_array_equal(device.acting, time)
     np.testing.assert_array_equal(device.episode_length, time)
     assert (np.asarray(device.episode_return)[time == 0] == 0).all()
 
@@ -117,7 +118,7 @@ def test_metrics_describe_the_episodes(healthy):
     np.testing.assert_allclose(merged["episode/length"], lengths.mean(), rtol=1e-6)
     np.testing.assert_allclose(merged["reward"], data.reward[last].mean(), rtol=1e-5)
     np.testing.assert_allclose(merged["env/reward/toy"], merged["reward"], rtol=1e-6)
-    assert merged["nonfinite_worlds"] == 0
+    assert merged["nonfinite_environments"] == 0
 
 
 def test_no_episode_ended_means_no_mean():
@@ -180,7 +181,7 @@ def test_scan_equals_a_python_loop(breaking):
         device, row = step(device)
         rows.append(row)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), run.device, device)
-    for name in ("nonfinite_worlds", "episode/count"):
+    for name in ("nonfinite_environments", "episode/count"):
         assert metrics[name] == sum(int(row[name]) for row in rows) > 0
     np.testing.assert_allclose(metrics["reward"], np.mean([r["reward"] for r in rows]), rtol=1e-5)
 
@@ -210,10 +211,10 @@ def test_compiled_epoch_holds_one_ring(dtype):
     assert peak_bytes(Program(epoch), loop) > 1.9 * loop.replay_bytes
 
 
-def test_nonfinite_worlds_are_ended_counted_and_never_sampled(breaking):
+def test_nonfinite_environments_are_ended_counted_and_never_sampled(breaking):
     run, rows, _, _ = breaking
     data, valid = written(run)
-    counted = sum(int(row["nonfinite_worlds"]) for row in rows)
+    counted = sum(int(row["nonfinite_environments"]) for row in rows)
     in_epochs = valid[-3 * CONFIG.steps_per_epoch :]
     assert counted == (~in_epochs).sum() > 0
     for field in (data.action, data.reward, data.discount):
@@ -239,7 +240,7 @@ def test_a_learner_that_acts_nan_ends_its_worlds():
     )
     loop = make_loop(Counter(), broken, CONFIG)
     run, metrics = loop.epoch(loop.init(KEY))
-    assert metrics["nonfinite_worlds"] == CONFIG.num_envs * CONFIG.steps_per_epoch
+    assert metrics["nonfinite_environments"] == CONFIG.num_envs * CONFIG.steps_per_epoch
     assert not run.device.replay.valid.any()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(run.device)))
 
@@ -262,7 +263,9 @@ def test_the_pool_is_drawn_anew_after_its_steps(healthy):
 def test_two_epochs_of_five_steps_are_one_of_ten(num_seeds):
     """Bit for bit: worlds, resets, the pool, the ring, the learner and the key."""
     env = Counter()
-    algorithm = algos.make("qflex", algos.entry("qflex").config_class(width=8, depth=1), 2, 1)
+    algorithm = algos.make(
+        "qflex", algos.entry("qflex").config_class(width=8, depth=1), EnvSpec(2, 1)
+    )
     key = KEY if num_seeds is None else jnp.stack([KEY, KEY + 1])
     final = []
     for steps in (5, 10):
@@ -290,11 +293,14 @@ def test_prefill_by_the_policy_stores_its_actions():
     env = Counter()
     algorithm = random_algorithm(2, 1)
 
-    def act(learner, obs, carry, key, mode):
-        return jnp.full((obs.shape[0], 1), 0.25), carry + 1
+    def policy(learner):
+        def sample(obs, state, key):
+            return Acted(jnp.full((obs.shape[0], 1), 0.25), state + 1)
+
+        return algorithm.policy(learner)._replace(sample=sample)
 
     config = replace(CONFIG, prefill_actions="policy")
-    loop = make_loop(env, algorithm._replace(act=act), config)
+    loop = make_loop(env, algorithm._replace(policy=policy), config)
     data, valid = written(loop.prefill(loop.init(KEY)))
     assert valid.all() and np.all(data.action == 0.25)
     loop, _ = build()
@@ -330,14 +336,17 @@ def test_impossible_sizes_are_refused(field, value):
 
 def test_ring_that_cannot_fit_is_refused_before_allocation():
     with pytest.raises(UserError, match=r"GiB.*loop\.replay_capacity"):
-        build(LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 10**12}))
+        loop, _ = build(LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 10**12}))
+        loop.check_fits(devices.free_bytes())
 
 
 def test_a_state_that_cannot_fit_is_refused_before_allocation():
     loop, env = build(CONFIG)
-    algorithm = algos.make("sac", algos.entry("sac").config_class(width=2**16, depth=100), 2, 1)
+    algorithm = algos.make(
+        "sac", algos.entry("sac").config_class(width=2**16, depth=100), EnvSpec(2, 1)
+    )
     with pytest.raises(UserError, match=r"the run's state needs .* GiB.*algo\.width"):
-        make_loop(env, algorithm, CONFIG)
+        make_loop(env, algorithm, CONFIG).check_fits(devices.free_bytes())
 
 
 def test_compiler_options_of_the_environment_are_for_the_cpu(monkeypatch):

@@ -17,7 +17,7 @@ from mjx_qflex import config as configs
 from mjx_qflex.algos.ppo import PpoConfig, network_factory
 from mjx_qflex.interrupt import Interrupt, Interrupted
 from mjx_qflex.runner import assessment, checkpoint, driver, metrics, run_folder
-from mjx_qflex.training import on_policy
+from mjx_qflex.training import environments, on_policy
 from mjx_qflex.training.on_policy import BraxWorlds, OnPolicyConfig
 
 GAMMA = 0.9
@@ -50,7 +50,7 @@ def compile_now(name, program, *arguments):
 
 def learn(env, epochs, options=OPTIONS, seed=0):
     """Trains; returns the agent, what it learnt and the metrics of each epoch."""
-    agent = algos.make("ppo", options, env.observation_size, env.action_size)
+    agent = algos.make("ppo", options, environments.spec(env))
     seen = []
     on_policy.train(
         env, options, SIZES, agent.init(jax.random.PRNGKey(seed)), epochs, seed, compile_now,
@@ -110,7 +110,7 @@ def test_ended_worlds_restart_anew_and_tell_how_they_ended():
     totals = {name: sum(row[name] for row in reported) for name in reported[0]}
     assert totals["episode/terminations"] == ended["terminated"]
     assert totals["episode/timeouts"] == ended["timed_out"]
-    assert totals["nonfinite_worlds"] == ended["bad"]
+    assert totals["nonfinite_environments"] == ended["bad"]
     assert totals["episode/count"] == sum(ended.values())
 
 

@@ -14,6 +14,7 @@ from mjx_qflex.errors import UserError
 from mjx_qflex.runner import checkpoint, driver, policies, run_folder
 from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.state import with_learner
+from mjx_qflex.types import EnvSpec
 
 SIZES = 3, 2  # of observations and actions
 SMALL = ("algo.width=8", "algo.depth=1")
@@ -72,7 +73,7 @@ def test_a_policy_is_its_run_but_for_the_optimisers(trained, exported):
 def test_what_a_policy_acts_with(algo, needed, spared):
     entry = algos.entry(algo)
     config = entry.config_class(width=8, depth=1)
-    algorithm = algos.make(algo, config, *SIZES)
+    algorithm = algos.make(algo, config, EnvSpec(*SIZES))
     learner = algorithm.init(jax.random.PRNGKey(0))
     acts = {name.split(".")[0] for name in policies.acting(algorithm, learner, SIZES[0])}
     particles = getattr(config, "particles", 2) > 1

@@ -17,7 +17,8 @@ import jax
 from mjx_qflex import config as configs
 from mjx_qflex.reports import reporting
 from mjx_qflex.runner import driver
-from mjx_qflex.training.loop import Loop, make_loop
+from mjx_qflex.training.compiled import Loop
+from mjx_qflex.training.loop import make_loop
 
 RESULTS = Path(__file__).with_name("seeds.csv")
 

@@ -27,7 +27,9 @@ from mjx_qflex.runner import driver
 from mjx_qflex.runner.metrics import GIB
 from mjx_qflex.tasks.body_task import BodyTask
 from mjx_qflex.training import environments
-from mjx_qflex.training.loop import Loop, make_loop, replay_layout, transition_spec
+from mjx_qflex.training.collect import replay_layout, transition_spec
+from mjx_qflex.training.compiled import Loop
+from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.program import Program, stepping_options
 from mjx_qflex.training.state import RunState
 
@@ -186,7 +188,8 @@ class Case:
             found[f"update {batch}"] = self._repeat(part)
 
         def act(learner: Any, obs: jax.Array, key: jax.Array) -> jax.Array:
-            return algorithm.act(learner, obs, algorithm.init_carry(1), key, "eval")[0]
+            policy = algorithm.policy(learner)
+            return policy.mode(obs, policy.init(1)).action
 
         program, one = Program(act), np.zeros((1, env.observation_size), np.float32)
         key = jax.random.PRNGKey(0)
@@ -231,7 +234,8 @@ class Case:
         batch = replays.random_step(spec, loop.batch_size, key)
 
         def act(obs: jax.Array) -> Any:
-            return algorithm.act(learner, obs, algorithm.init_carry(len(obs)), key, "explore")
+            policy = algorithm.policy(learner)
+            return policy.sample(obs, policy.init(len(obs)), key)
 
         update = flops.count(lambda batch: algorithm.update(learner, batch, key), batch)
         found = {"act": flops.count(act, obs), "update": update.times(loop.updates_per_step)}

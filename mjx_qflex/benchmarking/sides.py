@@ -23,7 +23,8 @@ from mjx_qflex.errors import UserError
 from mjx_qflex.runner import driver
 from mjx_qflex.runner.metrics import GIB
 from mjx_qflex.training import environments
-from mjx_qflex.training.loop import make_loop, replay_layout
+from mjx_qflex.training.collect import replay_layout
+from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.program import stepping_options
 from mjx_qflex.types import Algorithm
 

@@ -17,7 +17,6 @@ from mjx_qflex import config as configs
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt
-from mjx_qflex.parallel import AXIS
 from mjx_qflex.reports import reporting
 from mjx_qflex.runner import (
     checkpoint,
@@ -36,9 +35,10 @@ from mjx_qflex.runner.run_folder import Member
 from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training import environments, sharding
 from mjx_qflex.training import replay as ring
-from mjx_qflex.training.loop import Loop, replay_layout
+from mjx_qflex.training.collect import replay_layout
+from mjx_qflex.training.compiled import Loop
 from mjx_qflex.training.precision import with_matmul_precision
-from mjx_qflex.types import Agent, Algorithm, Learner
+from mjx_qflex.types import Algorithm, Learner
 
 
 def train(
@@ -124,12 +124,13 @@ def _train_unfinished(
         return
     say(f"building the task {asked.task}")
     available = inputs.found(members[0].config, members[0].folder)
-    env, algorithm = interrupt.attempt(build, available, None if mesh is None else AXIS)
+    env, algorithm = interrupt.attempt(build, available)
     start = interrupt.attempt(_start, asked, algorithm)
     members = _settle_capacity(members, env, at_once, mesh)
     kind = OnPolicyRun if algos.entry(asked.algo).on_policy else Run
     loops = _make_loops(kind, asked, env, algorithm, mesh, compiled, say)
     alone = loops(members[0].config.loop, None)
+    alone.check_fits(devices.free_bytes())
     sizes, *room = kind.describe(members[0].config.loop, alone, len(members))
     say(f"{env.observation_size:,} observations, {env.action_size:,} actuators, {sizes}")
     for line in room:
@@ -142,17 +143,16 @@ def _train_unfinished(
         _train_group(kind(group, env, algorithm, loops, interrupt, say, start), command, video)
 
 
-def build(config: Config, axis_name: str | None = None) -> tuple[TimedTask, Agent | Algorithm]:
-    """Builds the environment and the algorithm of a run, on the devices along `axis_name`."""
+def build(config: Config) -> tuple[TimedTask, Algorithm]:
+    """Builds the environment and the algorithm of a run."""
     env = cast(TimedTask, tasks.from_config(config.task, config.task_config))
-    sizes = env.observation_size, env.action_size
-    algorithm = algos.make(config.algo, config.algo_config, *sizes, axis_name)
-    if isinstance(algorithm, Algorithm):
+    algorithm = algos.make(config.algo, config.algo_config, environments.spec(env))
+    if isinstance(config.loop, LoopConfig):
         algorithm = with_matmul_precision(algorithm, config.loop.matmul_precision)
     return env, algorithm
 
 
-def _start(config: Config, algorithm: Agent | Algorithm) -> Learner | None:
+def _start(config: Config, algorithm: Algorithm) -> Learner | None:
     """Returns the learner that training begins with, None for a fresh one.
 
     Raises:
@@ -187,7 +187,7 @@ def _make_loops(
     kind: type[Run] | type[OnPolicyRun],
     asked: Config,
     env: TimedTask,
-    algorithm: Agent | Algorithm,
+    algorithm: Algorithm,
     mesh: Mesh | None,
     compiled: Path | None,
     say: Say,
@@ -200,8 +200,7 @@ def _make_loops(
     elif kind is Run:
         # The task and the algorithm tell programs apart; how long they run for does not.
         part = replace(asked, seed=0, total_steps=1, evaluations=0, loop=None)
-        store = program_store.open_store(compiled, part, env, say)
-        make_loop = functools.partial(make_loop, store=store)
+        program_store.open_store(compiled, part, env, say)
     return functools.cache(make_loop)
 
 

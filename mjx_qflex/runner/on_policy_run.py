@@ -14,12 +14,12 @@ from mjx_qflex.runner.assessment import TimedTask
 from mjx_qflex.runner.run import Run
 from mjx_qflex.sizes import OnPolicyConfig
 from mjx_qflex.training import on_policy
-from mjx_qflex.training.loop import Loop
+from mjx_qflex.training.compiled import Loop
 from mjx_qflex.training.on_policy import OnPolicyState
 from mjx_qflex.training.program import Program
 from mjx_qflex.training.replay import num_bytes
 from mjx_qflex.training.state import RunState, key_shape
-from mjx_qflex.types import Agent
+from mjx_qflex.types import Algorithm
 
 
 class OnPolicyRun(Run):
@@ -37,16 +37,8 @@ class OnPolicyRun(Run):
         start = Program(partial(_start, agent))
         tests = assessment.make_programs(env, agent, config.eval_envs)
 
-        def epoch(run: RunState):
-            raise NotImplementedError("brax trains on-policy runs: call OnPolicyRun.train")
-
         return Loop(
-            init=lambda key: RunState(start(key)),
-            prefill=lambda run: run,
-            epoch=epoch,
-            evaluate=tests.evaluate,
-            evaluate_constant=tests.evaluate_constant,
-            rollout=tests.rollout,
+            config=config,
             programs={"init": start, **tests.programs},
             replay_bytes=0,
             state_bytes=num_bytes(start.shapes(key_shape())),
@@ -118,5 +110,5 @@ class OnPolicyRun(Run):
         self.epoch_began = time.perf_counter()
 
 
-def _start(agent: Agent, key: jax.Array) -> OnPolicyState:
+def _start(agent: Algorithm, key: jax.Array) -> OnPolicyState:
     return OnPolicyState(agent.init(key))

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,14 @@ from mjx_qflex import files, resources
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.types import Agent, Algorithm, Learner, Mode
+from mjx_qflex.types import Acted, Algorithm, Learner
 
 FOLDER = "policies"  # of assets
 ABOUT = "policy.json"
 FORMAT = 1
 EXAMPLES = 16
 TOLERANCE = 1e-4  # of actions, between machines
-OPTIMIZER = "optimizer"  # the part of a leaf's path that belongs to an optimiser
+OPTIMIZER = "opt_state"  # the part of a leaf's path that belongs to an optimiser
 Arrays = dict[str, np.ndarray]
 
 
@@ -76,7 +76,7 @@ def find(name: str) -> Path:
 def write(
     folder: Path,
     config: Config,
-    algorithm: Agent | Algorithm,
+    algorithm: Algorithm,
     learner: Learner,
     observations: np.ndarray,
     card: dict[str, Any],
@@ -143,7 +143,7 @@ def read(folder: Path) -> Shipped:
         raise UserError(f"the policy {folder} is damaged ({error}); get it anew") from error
 
 
-def learner_of(policy: Shipped, algorithm: Agent | Algorithm) -> Learner:
+def learner_of(policy: Shipped, algorithm: Algorithm) -> Learner:
     """Returns the learner, its optimisers as before their first step.
 
     Raises:
@@ -166,28 +166,29 @@ def learner_of(policy: Shipped, algorithm: Agent | Algorithm) -> Learner:
     return learner
 
 
-def actions(algorithm: Agent | Algorithm, learner: Learner, observations: np.ndarray) -> np.ndarray:
+def actions(algorithm: Algorithm, learner: Learner, observations: np.ndarray) -> np.ndarray:
     """Returns the actions [N, A] of evaluation at observations [N, O], each from a fresh start."""
-    carry = algorithm.init_carry(len(observations))
-    obs, key = jnp.asarray(observations), jax.random.PRNGKey(0)
-    act = jax.jit(lambda learner: algorithm.act(learner, obs, carry, key, "eval")[0])
-    return np.asarray(act(learner))
+    obs = jnp.asarray(observations)
+
+    def act(learner: Learner) -> jax.Array:
+        policy = algorithm.policy(learner)
+        return policy.mode(obs, policy.init(len(obs))).action
+
+    return np.asarray(jax.jit(act)(learner))
 
 
-def acting(algorithm: Agent | Algorithm, learner: Learner, observation_size: int) -> set[str]:
-    """Returns the paths of the learner's leaves that its actions depend on, in either mode."""
+def acting(algorithm: Algorithm, learner: Learner, observation_size: int) -> set[str]:
+    """Returns the paths of the learner's leaves that its actions depend on, noisy or not."""
     flat, structure = jax.tree_util.tree_flatten_with_path(learner)
     paths, leaves = zip(*flat, strict=True)
     obs, key = jnp.zeros((1, observation_size)), jax.random.PRNGKey(0)
-    used: set[str] = set()
-    for mode in get_args(Mode):
 
-        def act(*leaves, mode=mode):
-            learner = jax.tree.unflatten(structure, leaves)
-            return algorithm.act(learner, obs, algorithm.init_carry(1), key, mode)
+    def act(*leaves: Any) -> tuple[Acted, Acted]:
+        policy = algorithm.policy(jax.tree.unflatten(structure, leaves))
+        state = policy.init(1)
+        return policy.sample(obs, state, key), policy.mode(obs, state)
 
-        used |= {_name(paths[i]) for i in _inputs_used(act, leaves)}
-    return used
+    return {_name(paths[i]) for i in _inputs_used(act, leaves)}
 
 
 def _inputs_used(function: Callable, inputs: Iterable[Any]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,14 +25,14 @@ from mjx_qflex.runner import (
 from mjx_qflex.runner.assessment import TimedTask
 from mjx_qflex.runner.driver import Say
 from mjx_qflex.training.precision import with_matmul_precision
-from mjx_qflex.types import Agent, Algorithm, Learner
+from mjx_qflex.types import Algorithm, Learner
 
 
 class Trained(NamedTuple):
     """What a run's newest checkpoint holds, ready to act."""
 
     env: TimedTask
-    algorithm: Agent | Algorithm
+    algorithm: Algorithm
     learner: Learner
     transitions: int  # that the learner has seen
 
@@ -191,14 +191,11 @@ def sweep_guidance(
         be guided.
     """
     config = configs.load(folder)
-    parts = algos.policy_parts(config.algo, config.algo_config)
+    algos.refuse_unguidable(config.algo)
     run_folder.check_writable(folder)
     env, algorithm, learner, transitions = restore(folder, interrupt, say)
     seed = config.seed if seed is None else seed
-    algorithm = cast(Algorithm, algorithm)  # what can be guided learns from a replay
-    guided = with_matmul_precision(
-        qgf.guide(algorithm, parts, options), config.loop.matmul_precision
-    )
+    guided = with_matmul_precision(qgf.guide(algorithm, options), config.loop.matmul_precision)
     say(f"evaluating {episodes} episodes of each guidance weight (compiling first) ...")
     result = interrupt.attempt(
         guidance.sweep, env, algorithm, guided, learner, options, weights, episodes, seed

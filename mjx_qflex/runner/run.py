@@ -19,10 +19,11 @@ from mjx_qflex.runner.assessment import TimedTask
 from mjx_qflex.runner.metrics import GIB, duration
 from mjx_qflex.runner.run_folder import Member
 from mjx_qflex.sizes import LoopConfig
-from mjx_qflex.training.loop import Loop, make_loop
+from mjx_qflex.training.compiled import Loop
+from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.replay import num_rows
 from mjx_qflex.training.state import RunState, key_shape, with_learner
-from mjx_qflex.types import Agent, Algorithm, Learner
+from mjx_qflex.types import Algorithm, Learner
 
 LONG_EPOCH_SECONDS = 12.0  # from here on it is said how long a Ctrl-C waits
 LINE_SECONDS = 5.0  # between progress lines; a fast device has several epochs a second
@@ -54,7 +55,7 @@ class Run:
         self,
         members: Sequence[Member],
         env: TimedTask,
-        algorithm: Agent | Algorithm,
+        algorithm: Algorithm,
         loops: Loops,
         interrupt: Interrupt,
         say: Say,
@@ -226,7 +227,7 @@ class Run:
 
     def _note_broken_worlds(self, rows: Sequence[metrics.Row]) -> None:
         """Says once that most worlds break, in which nothing can be learnt."""
-        broken = max(row.get("nonfinite_worlds", 0.0) for row in rows)
+        broken = max(row.get("nonfinite_environments", 0.0) for row in rows)
         if broken > self.config.loop.num_envs / 2 and not self.noted_broken_worlds:
             self.noted_broken_worlds = True
             self.say(
