@@ -71,9 +71,9 @@ def evaluate(arguments: Sequence[str], interrupt: Interrupt) -> None:
 
     with commands.quiet_imports():
         from mjx_qflex.algos.qgf import QgfConfig
-        from mjx_qflex.runner import program_store, revisit
+        from mjx_qflex.runner import compilation_cache, revisit
 
-    program_store.enable(say)
+    compilation_cache.enable(say)
     run, episodes, seed = flags.run, flags.episodes, flags.seed
     if flags.policy is not None:
         output = flags.output or Path("runs") / f"policy-{Path(flags.policy).name}"

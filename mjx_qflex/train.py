@@ -199,7 +199,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
         hosts.start(flags.coordinator, flags.num_processes, flags.process_id)
         resolved = resolve(flags)
         from mjx_qflex.reports import reporting
-        from mjx_qflex.runner import driver, program_store
+        from mjx_qflex.runner import compilation_cache, driver
 
     say = commands.say if hosts.is_first() else commands.silent
     chosen = "as asked" if flags.preset else "chosen for this device"
@@ -209,6 +209,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
     where = " ... ".join(str(folders[seed]) for seed in sorted({min(folders), max(folders)}))
     say(f"run folder: {where}; Ctrl-C saves and stops, the same command goes on")
     command = shlex.join(["python", "-m", "mjx_qflex.train", *arguments])
+    compilation_cache.enable(say)
     try:
         driver.train_seeds(
             resolved,
@@ -219,7 +220,6 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
             video=not flags.no_video,
             at_once=flags.seeds_at_once,
             devices=flags.devices,
-            compiled=program_store.enable(say),
         )
     except Interrupted:
         interrupt.complete(hosts.leave)

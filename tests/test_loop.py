@@ -233,11 +233,16 @@ def test_nonfinite_environments_are_ended_counted_and_never_sampled(breaking):
         assert all(np.isfinite(value) for value in row.values())
 
 
-def test_a_learner_that_acts_nan_ends_its_worlds():
+def sampling(sample):
+    """The random algorithm with another way to draw actions."""
     algorithm = random_algorithm(2, 1)
-    broken = algorithm._replace(
-        act=lambda learner, obs, carry, key, mode: (jnp.full((obs.shape[0], 1), jnp.nan), carry)
+    return algorithm._replace(
+        policy=lambda learner: algorithm.policy(learner)._replace(sample=sample)
     )
+
+
+def test_a_learner_that_acts_nan_ends_its_worlds():
+    broken = sampling(lambda obs, state, key: Acted(jnp.full((obs.shape[0], 1), jnp.nan), state))
     loop = make_loop(Counter(), broken, CONFIG)
     run, metrics = loop.epoch(loop.init(KEY))
     assert metrics["nonfinite_environments"] == CONFIG.num_envs * CONFIG.steps_per_epoch
@@ -291,16 +296,9 @@ def test_same_seed_same_run_bitwise(breaking):
 
 def test_prefill_by_the_policy_stores_its_actions():
     env = Counter()
-    algorithm = random_algorithm(2, 1)
-
-    def policy(learner):
-        def sample(obs, state, key):
-            return Acted(jnp.full((obs.shape[0], 1), 0.25), state + 1)
-
-        return algorithm.policy(learner)._replace(sample=sample)
-
+    always = sampling(lambda obs, state, key: Acted(jnp.full((obs.shape[0], 1), 0.25), state + 1))
     config = replace(CONFIG, prefill_actions="policy")
-    loop = make_loop(env, algorithm._replace(policy=policy), config)
+    loop = make_loop(env, always, config)
     data, valid = written(loop.prefill(loop.init(KEY)))
     assert valid.all() and np.all(data.action == 0.25)
     loop, _ = build()
@@ -378,3 +376,53 @@ def test_4096_environments_in_one_scan():
     assert [int(row["episode/timeouts"]) for row in rows] == [4096, 4096]
     assert sum(int(row["episode/terminations"]) for row in rows) == 0
     assert merge_metrics(rows)["episode/length"] == env.episode_length
+
+
+def test_what_the_policy_gives_along_is_kept_with_the_transition():
+    """Twice the action, and the acting state: each sample has those of its own step."""
+
+    def sample(obs, state, key):
+        action = jax.random.uniform(key, (obs.shape[0], 1), minval=-1.0)
+        return Acted(action, state + 1, {"double": 2.0 * action, "step": state})
+
+    loop = make_loop(Counter(), sampling(sample), replace(CONFIG, prefill_actions="policy"))
+    run = loop.prefill(loop.init(KEY))
+    batch = ring.sample(run.device.replay, jax.random.PRNGKey(3), (256,))
+    np.testing.assert_array_equal(batch.extras["double"], 2.0 * batch.action)
+    np.testing.assert_array_equal(batch.extras["step"], batch.obs[:, 1].astype(int))
+    uniform = make_loop(Counter(), sampling(sample), CONFIG)
+    run = uniform.prefill(uniform.init(KEY))
+    batch = ring.sample(run.device.replay, jax.random.PRNGKey(3), (64,))
+    assert not batch.extras["double"].any() and batch.action.any()
+
+
+def test_an_offline_phase_learns_from_the_prefill_and_steps_nothing():
+    updates = CONFIG.steps_per_epoch * CONFIG.updates_per_step
+    config = replace(CONFIG, offline_updates=updates + 1)
+    loop, env = build(config)
+    phases = loop.phases(loop.phases(0)[0].transitions + 1)
+    assert [phase.name for phase in phases] == ["prefill", "offline", "online"]
+    run, rows = loop.init(loop.key([0])), []
+    for phase in phases:
+        while not phase.is_done(run):
+            before = jax.device_get(run.device.env_state.obs)
+            run, metrics = loop.advance(phase, run)
+            rows.append((phase.name, jax.device_get(metrics)))
+            same = np.array_equal(before, run.device.env_state.obs)
+            assert same == (phase.name == "offline")
+    names = [name for name, _ in rows]
+    assert names == ["prefill", "offline", "offline", "online"]
+    assert (run.epochs, run.updates) == (3, 3 * updates)
+    assert int(run.learner["updates"]) == run.updates
+    offline, online = rows[1][1], rows[3][1]
+    assert set(offline) == set(online)
+    assert np.isnan(offline["episode/return"]) and offline["update/updates"] > 0
+    assert offline["replay_transitions"] > 0
+    without = build()[0].phases(10**6)
+    assert [phase.name for phase in without] == ["prefill", "online"]
+
+
+def test_offline_updates_need_data_and_updates():
+    for field in ("prefill_transitions", "updates_per_step"):
+        with pytest.raises(UserError, match="loop.offline_updates=5 needs"):
+            replace(CONFIG, offline_updates=5, **{field: 0})

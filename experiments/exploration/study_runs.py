@@ -19,7 +19,7 @@ from mjx_qflex import config as configs
 from mjx_qflex import presets
 from mjx_qflex.algos.common import copied
 from mjx_qflex.algos.qflex import QflexLearner
-from mjx_qflex.commands import whole_number
+from mjx_qflex.bounds import whole_number
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt

@@ -24,7 +24,6 @@ from mjx_qflex.runner import (
     hosts,
     inputs,
     policies,
-    program_store,
     run_folder,
 )
 from mjx_qflex.runner.assessment import TimedTask
@@ -71,7 +70,6 @@ def train_seeds(
     video: bool = True,
     at_once: int | None = None,
     devices: int | None = None,
-    compiled: Path | None = None,
 ) -> None:
     """Trains, or goes on with, several seeds of one config, each in a run folder of its own.
 
@@ -87,7 +85,6 @@ def train_seeds(
       at_once: how many train side by side in one program, 1 or more; None is as many as the device
         holds, and one on a CPU, where more at once are no faster, or on several devices.
       devices: how many share each run; None is all, and one of an on-policy algorithm.
-      compiled: folder of compiled programs, what `program_store.enable` returned; None has none.
 
     Raises:
       UserError: a folder is not writable, holds another run or is in another process's hands,
@@ -100,7 +97,7 @@ def train_seeds(
     for folder in folders.values():
         run_folder.check_writable(folder)
     with hosts.first_alone(folder_lock.held(list(folders.values()))):
-        _train_unfinished(asked, folders, command, interrupt, say, video, at_once, mesh, compiled)
+        _train_unfinished(asked, folders, command, interrupt, say, video, at_once, mesh)
 
 
 def _train_unfinished(
@@ -112,7 +109,6 @@ def _train_unfinished(
     video: bool,
     at_once: int | None,
     mesh: Mesh | None,
-    compiled: Path | None,
 ) -> None:
     """Trains the seeds that are not finished; `train_seeds` holds their folders."""
     members = [
@@ -128,7 +124,7 @@ def _train_unfinished(
     start = interrupt.attempt(_start, asked, algorithm)
     members = _settle_capacity(members, env, at_once, mesh)
     kind = OnPolicyRun if algos.entry(asked.algo).on_policy else Run
-    loops = _make_loops(kind, asked, env, algorithm, mesh, compiled, say)
+    loops = _make_loops(kind, env, algorithm, mesh, say)
     alone = loops(members[0].config.loop, None)
     alone.check_fits(devices.free_bytes())
     sizes, *room = kind.describe(members[0].config.loop, alone, len(members))
@@ -185,22 +181,16 @@ def config_of(name: str) -> Config:
 
 def _make_loops(
     kind: type[Run] | type[OnPolicyRun],
-    asked: Config,
     env: TimedTask,
     algorithm: Algorithm,
     mesh: Mesh | None,
-    compiled: Path | None,
     say: Say,
 ) -> Loops:
-    """Returns what makes the loop of a size, once each, with its devices or its kept programs."""
+    """Returns what makes the loop of a size, once each, with its devices."""
     make_loop = functools.partial(kind.make_loop, env, algorithm)
     if mesh is not None:
         make_loop = functools.partial(make_loop, mesh=mesh)
         say(f"{mesh.size} devices share the worlds, the replay and each batch")
-    elif kind is Run:
-        # The task and the algorithm tell programs apart; how long they run for does not.
-        part = replace(asked, seed=0, total_steps=1, evaluations=0, loop=None)
-        program_store.open_store(compiled, part, env, say)
     return functools.cache(make_loop)
 
 

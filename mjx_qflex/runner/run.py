@@ -163,9 +163,6 @@ class Run:
         program = self.loop.programs[name]
         if program.compile_seconds is not None:
             return  # for an earlier seed
-        if self.interrupt.attempt(program.load, *shapes):
-            self.say(f"loaded {name}, as compiled before, in {program.compile_seconds:.1f} s")
-            return
         self.say(f"compiling {name} ...")
         seconds = self.attempt(program.compile, *shapes)
         self.say(f"compiled {name} in {duration(seconds)}")

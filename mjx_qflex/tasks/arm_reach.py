@@ -59,8 +59,8 @@ class ArmReach(BodyTask):
         self._low, self._high = ranges.T
 
     @property
-    def observation_size(self) -> int:
-        return self.body.nu + 8
+    def observation_sizes(self) -> dict[str, int]:
+        return {"qpos": 2, "qvel": 2, "activation": self.body.nu, "target": 2, "miss": 2}
 
     def reset(self, rng: jax.Array) -> State:
         """Returns the arm at rest in the middle of its ranges, with a new target."""
@@ -90,4 +90,10 @@ class ArmReach(BodyTask):
     def _observe(self, arm: ArmState) -> jax.Array:
         physics = arm.physics
         miss = arm.target - self.hand(physics)
-        return jnp.concatenate([physics.qpos, physics.qvel, physics.act, arm.target, miss])
+        return self.observed(
+            qpos=physics.qpos,
+            qvel=physics.qvel,
+            activation=physics.act,
+            target=arm.target,
+            miss=miss,
+        )
