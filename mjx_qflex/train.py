@@ -214,7 +214,7 @@ def train(arguments: Sequence[str], interrupt: Interrupt) -> None:
         driver.train_seeds(
             resolved,
             folders,
-            command,
+            reporting.writer(command, say),
             interrupt,
             say,
             video=not flags.no_video,

@@ -11,6 +11,7 @@ from mjx_qflex import config as configs
 from mjx_qflex import evaluate, report
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt, Interrupted
+from mjx_qflex.reports import reporting
 from mjx_qflex.runner import driver, metrics, run_folder
 
 SIZES = (
@@ -37,7 +38,7 @@ def resolve(*sets, total_steps=100):
 
 def train(folder, config, say=lambda line: None):
     with Interrupt(say) as interrupt:
-        driver.train(config, folder, "command", interrupt, say, video=False)
+        driver.train(config, folder, reporting.writer("command", say), interrupt, say, video=False)
 
 
 @pytest.fixture(scope="module")

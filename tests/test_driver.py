@@ -15,14 +15,16 @@ from mjx_qflex import config as configs
 from mjx_qflex import devices
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt, Interrupted
+from mjx_qflex.reports import reporting
 from mjx_qflex.runner import (
     assessment,
     checkpoint,
+    checkpointer,
     driver,
     folder_lock,
     metrics,
-    run,
     run_folder,
+    run_log,
 )
 from mjx_qflex.training.loop import make_loop
 
@@ -62,7 +64,13 @@ def train(folder, total_steps, said=None, interrupt=None, sets=()):
     config = configs.resolve("chain_reach", total_steps=total_steps, sets=sets, device="cpu")
     words = [] if said is None else said
     with Interrupt(words.append) as own:
-        driver.train(config, folder, "command", interrupt or own, words.append)
+        driver.train(
+            config,
+            folder,
+            reporting.writer("command", words.append),
+            interrupt or own,
+            words.append,
+        )
     return words
 
 
@@ -79,7 +87,9 @@ def train_seeds(folder, seeds, total_steps, at_once=None, stop_at=None, **change
 
         folders = {seed: folder / str(seed) for seed in seeds}
         try:
-            driver.train_seeds(config, folders, "command", interrupt, say, at_once=at_once)
+            driver.train_seeds(
+                config, folders, reporting.writer("command", say), interrupt, say, at_once=at_once
+            )
         except Interrupted:
             assert stop_at is not None
             words.append("stopped")
@@ -101,10 +111,10 @@ def evaluated(folder):
 
 
 def test_a_slow_machine_is_told_how_to_be_heard_and_trains_alike(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "LONG_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(run_log, "LONG_EPOCH_SECONDS", 0.0)
     words = train(tmp_path / "slow", 120)
     assert said(words, "--set loop.steps_per_epoch=1 is heard sooner and trains alike") == 1
-    monkeypatch.setattr(run, "LONG_EPOCH_SECONDS", 1e9)
+    monkeypatch.setattr(run_log, "LONG_EPOCH_SECONDS", 1e9)
     assert said(train(tmp_path / "fast", 120), "is heard sooner") == 0
     assert_same_outcome(tmp_path / "slow", tmp_path / "fast")
 
@@ -209,8 +219,8 @@ def test_checkpoints_come_after_the_first_and_last_epoch_and_when_due(copied, mo
 
     rare = saves(train(copied, 300))
     assert len(rare) == 1
-    monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(run, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(checkpointer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpointer, "CHECKPOINT_SHARE", 1e9)
     assert len(saves(train(copied, 500))) == 5
 
 

@@ -12,6 +12,7 @@ from mjx_qflex import config as configs
 from mjx_qflex import evaluate
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt
+from mjx_qflex.reports import reporting
 from mjx_qflex.runner import driver, inputs
 from mjx_qflex.runner.run_folder import Member
 
@@ -112,7 +113,14 @@ def test_a_run_is_evaluated_and_resumed_from_anywhere(tmp_path, monkeypatch):
         sets = (*SIZES, "task.motion=mine.csv")
         config = configs.resolve("ms_human_run", total_steps=total_steps, sets=sets, device="cpu")
         with Interrupt(lambda line: None) as interrupt:
-            driver.train(config, folder, "command", interrupt, lambda line: None, video=False)
+            driver.train(
+                config,
+                folder,
+                reporting.writer("command", print),
+                interrupt,
+                lambda line: None,
+                video=False,
+            )
 
     monkeypatch.setattr(driver, "build", build)
     (tmp_path / "here").mkdir()

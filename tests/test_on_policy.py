@@ -16,6 +16,7 @@ from mjx_qflex import algos, evaluate, report, train
 from mjx_qflex import config as configs
 from mjx_qflex.algos.ppo import PpoConfig, network_factory
 from mjx_qflex.interrupt import Interrupt, Interrupted
+from mjx_qflex.reports import reporting
 from mjx_qflex.runner import assessment, checkpoint, driver, metrics, run_folder
 from mjx_qflex.training import environments, on_policy
 from mjx_qflex.training.on_policy import BraxWorlds, OnPolicyConfig
@@ -229,7 +230,7 @@ def test_a_stopped_run_keeps_what_it_learnt(tmp_path):
             interrupt.requested |= line.startswith(stop_at)
 
         with Interrupt(words.append) as interrupt:
-            driver.train(config, folder, "command", interrupt, say)
+            driver.train(config, folder, reporting.writer("command", say), interrupt, say)
 
     with pytest.raises(Interrupted):  # while compiling: at once, with nothing to save
         go(tmp_path / "early", "compiling training_epoch")

@@ -23,7 +23,7 @@ from mjx_qflex.bounds import whole_number
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt
-from mjx_qflex.reports import comparison
+from mjx_qflex.reports import comparison, reporting
 from mjx_qflex.reports.comparison import Group
 from mjx_qflex.runner import driver, revisit
 from mjx_qflex.runner.revisit import Trained
@@ -117,7 +117,8 @@ def train(flags: argparse.Namespace, task: str, algo: str, sets: Sequence[str], 
     command = shlex.join([*words, f"--logdir={folder}"])
     print(command, flush=True)
     with Interrupt() as interrupt:
-        driver.train(config, folder, command, interrupt, say=_quiet, video=False)
+        write = reporting.writer(command, _quiet)
+        driver.train(config, folder, write, interrupt, say=_quiet, video=False)
     return folder
 
 

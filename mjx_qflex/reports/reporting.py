@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.runner import assessment, guidance, metrics
 from mjx_qflex.runner.metrics import duration, number
+from mjx_qflex.runner.run_folder import REPORT_NAME
+from mjx_qflex.runner.train import Finished
 
 SUMMARY_NAME = "summary.json"
-REPORT_NAME = "report.md"
 CURVE_NAME = "learning_curve.png"
 PACKAGES = ("mjx_qflex", "jax", "mujoco", "mujoco-mjx", "brax")
 # Summaries of runs on an accelerator, committed in the source checkout.
@@ -33,6 +35,25 @@ def device_name(number: int | None = None) -> str:
         return f"{os.cpu_count()} CPU cores ({platform.machine()}), no accelerator"
     number = number or len(jax.devices())
     return device.device_kind if number == 1 else f"{number} x {device.device_kind}"
+
+
+def writer(command: str, say: Callable[[str], None]) -> Callable[[Finished], None]:
+    """Returns what writes curve, summary and report of each run that `command` trained."""
+
+    def write(run: Finished) -> None:
+        config, folder = run.member.config, run.member.folder
+        write_curve(folder, f"{config.task}, {config.algo}")
+        write_summary(folder, config, command, run.sizes, run.compile_seconds)
+        write_report(folder)
+        say(f"done: {folder / REPORT_NAME}")
+
+    return write
+
+
+def refresh(folder: Path) -> None:
+    """Brings the report up to date, where the run got so far as to have one."""
+    if (folder / SUMMARY_NAME).exists():
+        write_report(folder)
 
 
 def write_summary(

@@ -1,6 +1,6 @@
 """Checkpoints of a whole run: learner, environments, replay, random key and counters.
 
-    FOLDER/000000123456/         named after the transitions so far
+    FOLDER/000000123456/         named after the transitions so far (and updates, offline)
         about.json               fingerprint, counters, types and shapes of leaves, sizes and
                                  checksums of files
         learner/                 Orbax
@@ -95,7 +95,7 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
       UserError: the folder cannot be written to, or the disk is full; older checkpoints stand.
     """
     start = time.perf_counter()
-    path = folder / f"{run.transitions:012d}"
+    path = _place(folder, run)
     if not path.exists():
         unfinished = folder / f"{UNFINISHED}{path.name}"
         try:
@@ -122,6 +122,14 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
     if hosts.is_first():
         _thin_out(folder)
     return Saved(path, _size_on_disk(path), time.perf_counter() - start)
+
+
+def _place(folder: Path, run: RunState) -> Path:
+    """Returns where a checkpoint of the run lies: by transitions, then by updates without any."""
+    path = folder / f"{run.transitions:012d}"
+    if path.exists() and read_about(path).counters["updates"] != run.updates:
+        return path.with_name(f"{path.name}-{run.updates:012d}")
+    return path
 
 
 def restore(folder: Path, shapes: RunState, fingerprint: dict[str, Any]) -> RunState | None:
@@ -188,7 +196,9 @@ def read_about(path: Path) -> About:
     try:
         about = About(**found)
         numbers = [about.counters[name] for name in ("epochs", "transitions", "updates")]
-        if [type(number) for number in numbers] == [int] * 3 and numbers[1] == int(path.name):
+        if [type(number) for number in numbers] == [int] * 3 and numbers[1] == int(
+            path.name.partition("-")[0]
+        ):
             return about
     except (TypeError, KeyError, ValueError):
         pass
@@ -313,7 +323,7 @@ def _complete(folder: Path) -> list[Path]:
     """Returns the checkpoints in `folder`, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name))
+    return sorted(path for path in folder.iterdir() if re.fullmatch("[0-9]+(-[0-9]+)?", path.name))
 
 
 def _thin_out(folder: Path) -> None:

@@ -25,14 +25,18 @@ Row = dict[str, float]
 class MetricsLog:
     """Appends rows under a header that never changes, to a CSV file and to TensorBoard.
 
-    Each row has a `transitions` column, which only grows. Opening the log of a run that goes on
+    Each row has a `transitions` column, which never falls. Opening the log of a run that goes on
     from `transitions` drops the rows past that point: the run is about to write them again.
     """
 
-    def __init__(self, folder: Path, transitions: int):
-        """Opens the log in `folder` for a run that stands at `transitions`."""
+    def __init__(self, folder: Path, transitions: int, updates: float = math.inf):
+        """Opens the log in `folder` for a run that stands at `transitions` and `updates`."""
         self._path = folder / FILE_NAME
-        rows = [row for row in read_rows(folder) if row["transitions"] <= transitions]
+        rows = [
+            row
+            for row in read_rows(folder)
+            if row["transitions"] <= transitions and row.get("updates", 0) <= updates
+        ]
         self._header = list(rows[0]) if rows else None
         text = io.StringIO(newline="")
         if self._header:

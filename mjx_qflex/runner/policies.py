@@ -28,7 +28,8 @@ from mjx_qflex.types import Acted, Algorithm, Learner
 
 FOLDER = "policies"  # of assets
 ABOUT = "policy.json"
-FORMAT = 1
+FORMAT = 2
+OLD_NAMES = {1: (".moments.", ".batch_stats.")}  # of arrays, by format
 EXAMPLES = 16
 TOLERANCE = 1e-4  # of actions, between machines
 OPTIMIZER = "opt_state"  # the part of a leaf's path that belongs to an optimiser
@@ -126,7 +127,8 @@ def read(folder: Path) -> Shipped:
     """
     try:
         about = json.loads((folder / ABOUT).read_text())
-        if about["format"] != FORMAT:
+        old, new = OLD_NAMES.get(about["format"], ("", ""))
+        if about["format"] not in (*OLD_NAMES, FORMAT):
             raise UserError(
                 f"the policy {folder} has format {about['format']}; this version reads {FORMAT}"
             )
@@ -135,7 +137,9 @@ def read(folder: Path) -> Shipped:
             if files.digest(folder / name) != digest:
                 raise UserError(f"the policy {folder} is damaged ({name}); get it anew")
             with np.load(folder / name, allow_pickle=False) as file:
-                arrays |= {array: file[array] for array in file.files}
+                arrays |= {
+                    (array.replace(old, new) if old else array): file[array] for array in file.files
+                }
         examples = {k: arrays.pop(f"example.{k}") for k in ("observations", "actions")}
         config = configs.from_json(json.dumps(about["config"]))
         return Shipped(folder, config, about["card"], arrays, examples)

@@ -10,8 +10,7 @@ import numpy as np
 from mjx_qflex import __version__, algos
 from mjx_qflex import config as configs
 from mjx_qflex.algos import qgf
-from mjx_qflex.interrupt import Interrupt
-from mjx_qflex.reports import reporting
+from mjx_qflex.interrupt import Interrupt, Say
 from mjx_qflex.runner import (
     assessment,
     checkpoint,
@@ -23,7 +22,6 @@ from mjx_qflex.runner import (
     run_folder,
 )
 from mjx_qflex.runner.assessment import TimedTask
-from mjx_qflex.runner.driver import Say
 from mjx_qflex.training.precision import with_matmul_precision
 from mjx_qflex.types import Algorithm, Learner
 
@@ -57,7 +55,7 @@ def evaluate(
     trained = restore(folder, interrupt, say)
     seed = configs.load(folder).seed if seed is None else seed
     _assess(trained, folder, episodes, seed, assessment.BASELINES, video, interrupt, say)
-    _finish(folder, assessment.FILE_NAME, say)
+    say(f"written: {folder / assessment.FILE_NAME}")
 
 
 def evaluate_policy(
@@ -204,7 +202,7 @@ def sweep_guidance(
         say(line)
     result["transitions"] = transitions
     assessment.save(result, folder, guidance.FILE_NAME)
-    _finish(folder, guidance.FILE_NAME, say)
+    say(f"written: {folder / guidance.FILE_NAME}")
 
 
 def restore(folder: Path, interrupt: Interrupt, say: Say) -> Trained:
@@ -226,10 +224,3 @@ def restore(folder: Path, interrupt: Interrupt, say: Say) -> Trained:
     learner = checkpoint.restore_learner(newest, jax.eval_shape(algorithm.init, key))
     transitions = checkpoint.read_about(newest).counters["transitions"]
     return Trained(env, algorithm, learner, transitions)
-
-
-def _finish(folder: Path, written: str, say: Say) -> None:
-    """Brings the report up to date, where the run got so far as to have one."""
-    if (folder / reporting.SUMMARY_NAME).exists():
-        reporting.write_report(folder)
-    say(f"written: {folder / written}")
