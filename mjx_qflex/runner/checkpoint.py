@@ -37,6 +37,8 @@ from mjx_qflex.training.state import RunState
 
 GIB = 2**30
 KEPT_LEARNERS = 2  # older checkpoints that stay, without their replay
+# Parts of a path, before commit 110bb3d and now.
+OLD_NAMES = (("moments", "batch_stats"), ("optimizer", "opt_state"), ("carry", "acting"))
 UNFINISHED = ".unfinished-"
 ABOUT = "about.json"
 CHUNK = 2**22  # bytes read at once for a checksum
@@ -149,8 +151,12 @@ def restore(folder: Path, shapes: RunState, fingerprint: dict[str, Any]) -> RunS
     if path is None:
         return None
     about = read_about(path)
-    _require_equal(path, about.fingerprint, _plain(fingerprint))
-    _require_equal(path, about.leaves, _describe(shapes.device))
+    wanted = _flat(_plain(fingerprint))
+    # An option that is younger than the checkpoint had no other value than its default.
+    known = {name: value for name, value in wanted.items() if name in _flat(about.fingerprint)}
+    _require_equal(path, about.fingerprint, known)
+    leaves_saved = {_todays(name): text for name, text in about.leaves.items()}
+    _require_equal(path, leaves_saved, _describe(shapes.device))
     leaves: Leaves = {}
     for item, expected in _items(shapes.device).items():
         leaves |= _read(path, item, about, expected)
@@ -173,7 +179,7 @@ def restore_learner(path: Path, shapes: Any) -> Any:
     expected = _leaves(shapes, "learner")
     _require_equal(
         path,
-        {name: text for name, text in about.leaves.items() if name.startswith("learner.")},
+        {_todays(k): text for k, text in about.leaves.items() if k.startswith("learner.")},
         {name: _text(leaf) for name, leaf in expected.items()},
     )
     leaves = _read(path, "learner", about, expected)
@@ -270,7 +276,8 @@ def _read(path: Path, item: str, about: About, expected: Leaves) -> Leaves:
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
         for name, leaf in expected.items()
     }
-    stored = {name: leaf for name, leaf in placed.items() if leaf.size}
+    names = {_todays(name): name for name in about.leaves}
+    stored = {names[name]: leaf for name, leaf in placed.items() if leaf.size}
     how = ocp.checkpoint_utils.construct_restore_args(stored)
     try:
         with _orbax() as checkpointer:
@@ -280,7 +287,9 @@ def _read(path: Path, item: str, about: About, expected: Leaves) -> Leaves:
     except Exception as error:  # whatever damage makes of it, where there were no checksums yet
         raise _damaged(path, item) from error
     return {
-        name: read[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+        name: read[names[name]]
+        if leaf.size
+        else jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
         for name, leaf in placed.items()
     }
 
@@ -342,6 +351,13 @@ def _remove_unfinished(folder: Path) -> None:
 
 def _counters(run: RunState) -> dict[str, int]:
     return {"epochs": run.epochs, "transitions": run.transitions, "updates": run.updates}
+
+
+def _todays(name: str) -> str:
+    """Returns what is called so now, of a leaf's path in an older checkpoint."""
+    for old, new in OLD_NAMES:
+        name = f".{name}.".replace(f".{old}.", f".{new}.").strip(".")
+    return name
 
 
 def _describe(tree: Any) -> dict[str, str]:

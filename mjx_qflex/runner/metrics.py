@@ -18,6 +18,7 @@ from mjx_qflex.errors import UserError
 
 FILE_NAME = "metrics.csv"
 TENSORBOARD_FOLDER = "tensorboard"
+OLD_COLUMNS = {"nonfinite_worlds": "nonfinite_environments"}
 GIB = 2**30
 Row = dict[str, float]
 
@@ -123,6 +124,7 @@ def read_rows(folder: Path) -> list[Row]:
     whole = text[: text.rfind("\n") + 1]
     try:
         header, *lines = [*csv.reader(io.StringIO(whole, newline=""))] or [[]]
+        header = [OLD_COLUMNS.get(name, name) for name in header]
     except csv.Error as error:
         raise files.damaged(path, files.reason(error), advice) from error
     if lines and "transitions" not in header:
