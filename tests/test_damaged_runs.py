@@ -8,7 +8,7 @@ import toy_envs
 from conftest import compiling_once
 
 from mjx_qflex import config as configs
-from mjx_qflex import evaluate, report
+from mjx_qflex import evaluate, presets, report
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt, Interrupted
 from mjx_qflex.reports import reporting
@@ -31,7 +31,7 @@ def toy_task(tmp_path_factory):
 
 
 def resolve(*sets, total_steps=100):
-    return configs.resolve(
+    return presets.resolve(
         "chain_reach", total_steps=total_steps, sets=[*SIZES, *sets], device="cpu"
     )
 

@@ -12,7 +12,7 @@ import toy_envs
 from conftest import compiling_once
 
 from mjx_qflex import config as configs
-from mjx_qflex import devices
+from mjx_qflex import devices, presets
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt, Interrupted
 from mjx_qflex.reports import reporting
@@ -61,7 +61,7 @@ def copied(finished, tmp_path):
 
 def train(folder, total_steps, said=None, interrupt=None, sets=()):
     sets = (*SIZES, *sets)
-    config = configs.resolve("chain_reach", total_steps=total_steps, sets=sets, device="cpu")
+    config = presets.resolve("chain_reach", total_steps=total_steps, sets=sets, device="cpu")
     words = [] if said is None else said
     with Interrupt(words.append) as own:
         driver.train(
@@ -76,7 +76,7 @@ def train(folder, total_steps, said=None, interrupt=None, sets=()):
 
 def train_seeds(folder, seeds, total_steps, at_once=None, stop_at=None, **changes):
     """Trains seeds in `folder`/<seed>; asks to stop once a line says `stop_at`."""
-    config = configs.resolve("chain_reach", total_steps=total_steps, sets=SIZES, device="cpu")
+    config = presets.resolve("chain_reach", total_steps=total_steps, sets=SIZES, device="cpu")
     config = dataclasses.replace(config, **changes)
     words: list[str] = []
     with Interrupt(words.append) as interrupt:
@@ -157,7 +157,7 @@ def test_seeds_share_the_free_memory_and_one_capacity(tmp_path, monkeypatch):
         return [configs.load(tmp_path / str(seed)).loop.replay_capacity for seed in seeds]
 
     monkeypatch.setattr(devices, "free_bytes", lambda: 15_000)
-    sizes = configs.resolve("chain_reach", sets=(*SIZES, "loop.replay_capacity=0")).loop
+    sizes = presets.resolve("chain_reach", sets=(*SIZES, "loop.replay_capacity=0")).loop
     train_seeds(tmp_path, [0, 1], 400, at_once=2, stop_at="epoch 1 |", loop=sizes)
     first, second = capacities(0, 1)
     assert 40 < first == second < 120

@@ -12,8 +12,7 @@ import toy_envs
 from brax.training.agents.ppo import train as brax_ppo
 from conftest import jax_for_others
 
-from mjx_qflex import algos, evaluate, report, train
-from mjx_qflex import config as configs
+from mjx_qflex import algos, evaluate, presets, report, train
 from mjx_qflex.algos.ppo import PpoConfig, network_factory
 from mjx_qflex.interrupt import Interrupt, Interrupted
 from mjx_qflex.reports import reporting
@@ -220,7 +219,7 @@ def test_finished_runs_rest_are_evaluated_again_and_go_on(trained, capsys):
 
 def test_a_stopped_run_keeps_what_it_learnt(tmp_path):
     sets = [flag for flag in TINY if flag.startswith(("loop.", "algo.", "evaluations"))]
-    config = configs.resolve("chain_reach", "ppo", None, 0, 8, 2000, sets, "cpu")
+    config = presets.resolve("chain_reach", "ppo", None, 0, 8, 2000, sets, "cpu")
 
     def go(folder, stop_at):
         words = []
@@ -269,16 +268,16 @@ def test_bad_input_takes_one_line_and_writes_nothing(capsys, tmp_path, flags, sa
 
 def test_sizes_that_are_valid_only_together_need_no_order():
     sizes = ["loop.batch_size=6", "loop.num_minibatches=2"]
-    config = configs.resolve("chain_reach", "ppo", "cpu", num_envs=12, sets=sizes)
+    config = presets.resolve("chain_reach", "ppo", "cpu", num_envs=12, sets=sizes)
     assert config.loop.num_envs == 12
-    assert config == configs.resolve("chain_reach", "ppo", "cpu", num_envs=12, sets=sizes[::-1])
+    assert config == presets.resolve("chain_reach", "ppo", "cpu", num_envs=12, sets=sizes[::-1])
 
 
 @pytest.mark.parametrize("preset", ["cpu", "gpu", "paper", "code"])
 @pytest.mark.parametrize("task", ["chain_reach", "ms_human_walk"])
 def test_presets_are_complete(preset, task):
-    config = configs.resolve(task, "ppo", preset)
-    other = configs.resolve(task, "sac", preset)
+    config = presets.resolve(task, "ppo", preset)
+    other = presets.resolve(task, "sac", preset)
     assert (config.total_steps, config.evaluations) == (other.total_steps, other.evaluations)
     assert config.loop.eval_envs == other.loop.eval_envs
     if preset in ("paper", "code"):

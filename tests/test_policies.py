@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_runs import TINY
 
-from mjx_qflex import algos, evaluate, export, files, train
+from mjx_qflex import algos, evaluate, export, files, presets, train
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
 from mjx_qflex.runner import checkpoint, driver, policies, run_folder
@@ -94,7 +94,7 @@ def test_a_policy_is_evaluated_without_its_run(exported, tmp_path, capsys):
 def test_training_goes_on_from_a_policy_and_from_a_run(trained, exported):
     """The first learner is that of the policy, or of the run with its optimisers."""
     for source, optimizers in ((exported, False), (trained[0], True)):
-        config = configs.resolve_from(driver.config_of(str(source)), str(source), seed=5)
+        config = presets.resolve_from(driver.config_of(str(source)), str(source), seed=5)
         assert (config.seed, config.loop.prefill_actions) == (5, "policy")
         env, algorithm = driver.build(config)
         start = driver._start(config, algorithm)

@@ -11,7 +11,7 @@ import pytest
 import references as ref
 from test_qflex import as_numpy, np_eval
 
-from mjx_qflex import algos, evaluate, networks
+from mjx_qflex import algos, evaluate, networks, presets
 from mjx_qflex import config as configs
 from mjx_qflex.algos import common, qgf
 from mjx_qflex.algos.qgf import Guided, QgfConfig
@@ -271,7 +271,7 @@ def test_what_can_be_guided_has_parts(name):
 
 @pytest.mark.parametrize("name", sorted(set(algos.ALGOS) - set(GUIDABLE)))
 def test_other_algorithms_are_refused(name, tmp_path, capsys):
-    config = configs.resolve("chain_reach", algo=name)
+    config = presets.resolve("chain_reach", algo=name)
     with pytest.raises(UserError, match=f"{name} cannot be guided.*crossq, qflex, sac"):
         algos.refuse_unguidable(name)
     configs.save(config, tmp_path)

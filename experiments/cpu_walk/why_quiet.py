@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mjx_qflex import config, networks, tasks
+from mjx_qflex import networks, presets, tasks
 from mjx_qflex.algos import common, gaussian, qflex
 from mjx_qflex.training import environments, replay
 from mjx_qflex.training import loop as training
@@ -77,7 +77,7 @@ def tone(env, start):
 
 
 def critic(env, start):
-    chosen = config.resolve("ms_human_walk", preset="cpu")
+    chosen = presets.resolve("ms_human_walk", preset="cpu")
     options = replace(chosen.loop, prefill_transitions=16_000)
     untrained = make_algorithm(env, chosen.algo_config)
     loop = training.make_loop(env, untrained, options)

@@ -80,7 +80,13 @@ def chosen(flags: argparse.Namespace, variants: Iterable[tuple[str, Sequence[str
     algorithms = {algo for algo, _ in variants}
     for task in flags.tasks:
         name, preset = task.split(",")[0], flags.preset or "cpu"
-        tuned = [algo for algo in algorithms if (preset, name, algo) in presets.SETTINGS]
+        make = presets.PRESETS[preset]
+        tuned = [
+            algo
+            for algo in sorted(algorithms)
+            if replace(make(name, algo).algo_config, width=1)
+            != replace(make("arm_reach", algo).algo_config, width=1)
+        ]
         if tuned and len(algorithms) > 1:
             raise UserError(
                 f"preset {preset} holds options tuned for {tuned[0]} on {name}, so that the others "
@@ -107,7 +113,7 @@ def train(flags: argparse.Namespace, task: str, algo: str, sets: Sequence[str], 
     name, *options = task.split(",")
     preset = flags.preset or "cpu"
     changes = [*(SMALL if flags.preset is None else ()), *options, *flags.set, *sets]
-    config = configs.resolve(name, algo, preset, seed, total_steps=flags.total_steps, sets=changes)
+    config = presets.resolve(name, algo, preset, seed, total_steps=flags.total_steps, sets=changes)
     size = [preset] if flags.preset else []
     parts = [name, *options, *flags.set, algo, *sets, *size, f"{config.total_steps}", f"s{seed}"]
     folder = flags.logdir / "-".join(parts).replace("algo.", "").replace("task.", "")

@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from figures import HERE, canvas, save, say, write_csv
 
-from mjx_qflex import algos
-from mjx_qflex import config as configs
+from mjx_qflex import algos, presets
 from mjx_qflex.reports import reporting
 from mjx_qflex.reports.page import COLOURS
 from mjx_qflex.training.program import Program
@@ -55,7 +54,7 @@ def seconds_per_call(call: Callable[[Any], Any], state: Any) -> float:
 def measure(name: str, num_actuators: int, flags: argparse.Namespace) -> dict:
     """Returns a row: one algorithm with one number of actuators."""
     worlds, batch = flags.worlds, flags.batch
-    config = configs.resolve("chain_reach", name, flags.preset, sets=flags.set)
+    config = presets.resolve("chain_reach", name, flags.preset, sets=flags.set)
     num_obs = num_actuators + EXTRA_OBSERVATIONS
     algorithm = algos.make(name, config.algo_config, EnvSpec(num_obs, num_actuators))
     learner = jax.jit(algorithm.init)(jax.random.key(0))

@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from mjx_qflex import config as configs
+from mjx_qflex import presets
 from mjx_qflex.interrupt import Interrupt, Interrupted
 from mjx_qflex.reports import reporting
 from mjx_qflex.runner import checkpointer, driver
@@ -74,7 +74,7 @@ def main() -> None:
             time.sleep(INTERVAL)
         interrupt.requested = True
 
-    config = configs.resolve("chain_reach", "qflex", "cpu", total_steps=10**9, sets=SETTINGS)
+    config = presets.resolve("chain_reach", "qflex", "cpu", total_steps=10**9, sets=SETTINGS)
     with tempfile.TemporaryDirectory() as folder, Interrupt(said.append) as interrupt:
         threading.Thread(target=watch, args=(interrupt,), daemon=True).start()
         try:

@@ -12,6 +12,16 @@ from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
 from mjx_qflex.types import Algorithm, EnvSpec
 
+AlgoConfig = (
+    crossq.CrossqConfig
+    | dacer.DacerConfig
+    | ppo.PpoConfig
+    | qflex.QflexConfig
+    | qsm.QsmConfig
+    | sac.SacConfig
+    | sdac.SdacConfig
+)
+
 
 class AlgoEntry(NamedTuple):
     """What the registry knows of an algorithm."""

@@ -46,9 +46,9 @@ def check(config: Config) -> None:
     """
     if algos.entry(config.algo).on_policy:
         raise UserError(f"{config.algo} has no replay; give --algo one that has, such as sac")
-    if config.loop.updates_per_step == 0:
+    if config.replay_loop.updates_per_step == 0:
         raise UserError("loop.updates_per_step is 0; give 1 or more to measure training")
-    if config.loop.replay_capacity == 0:
+    if config.replay_loop.replay_capacity == 0:
         raise UserError("loop.replay_capacity=0 is for runs; give a number to measure")
 
 
@@ -65,7 +65,7 @@ class Case:
     def measure(self) -> Measured:
         """Returns all numbers of the case, as JSON values."""
         check(self.config)
-        loop = self.config.loop
+        loop = self.config.replay_loop
         result = self._sizes()
         self.say(f"{result['name']}: training step")
         machine.restart_peak_memory()
@@ -111,10 +111,10 @@ class Case:
 
     @property
     def batches(self) -> list[int]:
-        return sorted({*self.batch_sizes, self.config.loop.batch_size})
+        return sorted({*self.batch_sizes, self.config.replay_loop.batch_size})
 
     def _sizes(self) -> Measured:
-        config, loop = self.config, self.config.loop
+        config, loop = self.config, self.config.replay_loop
         return {
             "name": f"{config.task} {config.algo} {loop.num_envs}",
             "task": config.task,
@@ -133,7 +133,7 @@ class Case:
 
     def _train(self) -> tuple[Measured, RunState]:
         """Measures epochs on a full ring; returns the numbers and the run."""
-        config = self.config.loop
+        config = self.config.replay_loop
         loop = make_loop(self.env, self.algorithm, config)
         loop.programs["epoch"].compile(loop.shapes().device)
         run = loop.init(loop.key([0]))
@@ -162,7 +162,7 @@ class Case:
 
     def _worlds(self) -> dict[str, tuple[Spread, float]]:
         """Measures what does not depend on the algorithm, once for each number of worlds."""
-        env, loop = self.env, self.config.loop
+        env, loop = self.env, self.config.replay_loop
         key = (self.config.task, self.config.task_config, loop.num_envs, loop.reset_pool)
         if key not in self.world_seconds:
             found = {
@@ -199,7 +199,7 @@ class Case:
 
     def _replay(self, content: Any) -> dict[str, tuple[Spread, float]]:
         """Measures the full ring, which is given away."""
-        loop = self.config.loop
+        loop = self.config.replay_loop
         layout = replay_layout(self.env, loop, environments.reset_shapes(self.env))
         buffer = replays.ours(layout, (loop.updates_per_step, loop.batch_size))
         state = replays.sampling_state(buffer, content)
@@ -213,7 +213,7 @@ class Case:
 
     def _parts(self, seconds: dict[str, tuple[Spread, float]]) -> dict[str, float]:
         """Returns what each part takes of a vector step, measured by itself."""
-        loop = self.config.loop
+        loop = self.config.replay_loop
         median = {name: found.median for name, (found, _) in seconds.items()}
         physics = median.get("physics", 0.0)
         return {
@@ -228,7 +228,7 @@ class Case:
 
     def _flops(self, learner: Any) -> dict[str, dict[str, float]]:
         """Returns the operations of each part in a vector step, products and others."""
-        env, algorithm, loop = self.env, self.algorithm, self.config.loop
+        env, algorithm, loop = self.env, self.algorithm, self.config.replay_loop
         key, spec = jax.random.PRNGKey(0), transition_spec(env, environments.reset_shapes(env))
         obs = jnp.zeros((loop.num_envs, env.observation_size))
         batch = replays.random_step(spec, loop.batch_size, key)

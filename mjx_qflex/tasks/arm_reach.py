@@ -16,6 +16,7 @@ from brax.envs.base import State
 from mjx_qflex import porting
 from mjx_qflex.physics.body import PhysicsState
 from mjx_qflex.tasks.body_task import BodyTask
+from mjx_qflex.tasks.options import TaskConfig
 
 EPISODE_LENGTH = 60  # actions: 1.2 s
 PHYSICS_STEPS = 10  # of one action
@@ -25,7 +26,7 @@ HAND = (0.3, 0.0, 0.0)  # m, in the forearm's frame
 
 
 @dataclass(frozen=True)
-class ArmReachConfig:
+class ArmReachConfig(TaskConfig):
     """Options of `arm_reach`: the number of actuators, a multiple of 6 up to 696."""
 
     num_actuators: int = 6

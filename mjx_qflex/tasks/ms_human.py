@@ -56,6 +56,7 @@ from mjx_qflex.physics.dynamics import matmul
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap, excitation
 from mjx_qflex.tasks.body_task import BodyTask
+from mjx_qflex.tasks.options import TaskConfig
 
 EPISODE_LENGTH = 300  # actions: 6 s
 PHYSICS_STEPS = 10  # of one action
@@ -93,7 +94,7 @@ DANCE_REWARDS = {"paper": RewardSet(5.0, xpos=100.0)}
 
 
 @dataclass(frozen=True)
-class MsHumanWalkConfig:
+class MsHumanWalkConfig(TaskConfig):
     """Options of the family; `ms_human_run` and `ms_human_dance` have other defaults.
 
     `body` is one of `anatomy.ANATOMIES`; `num_actuators` None: as many as its recipe says.

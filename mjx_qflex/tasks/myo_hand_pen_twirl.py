@@ -26,6 +26,7 @@ from mjx_qflex.physics.body import PhysicsState
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap
 from mjx_qflex.tasks.body_task import BodyTask
+from mjx_qflex.tasks.options import TaskConfig
 
 EPISODE_LENGTH = 50  # actions: 0.5 s
 PHYSICS_STEPS = 5  # of one action
@@ -37,7 +38,7 @@ WEIGHTS = {"distance": -1.0, "alignment": 1.0, "activation": -5.0, "dropped": -5
 
 
 @dataclass(frozen=True)
-class MyoHandPenTwirlConfig:
+class MyoHandPenTwirlConfig(TaskConfig):
     """Options of `myo_hand_pen_twirl`: how actions become excitations (`action_maps`)."""
 
     action_map: ActionMap = "sigmoid"

@@ -35,6 +35,7 @@ from mjx_qflex.physics.body import Kinematics, PhysicsState
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap
 from mjx_qflex.tasks.body_task import BodyTask
+from mjx_qflex.tasks.options import TaskConfig
 
 EPISODE_LENGTH = 1000  # actions: 10 s
 PHYSICS_STEPS = 5  # of one action
@@ -62,7 +63,7 @@ SOLES = tuple(
 
 
 @dataclass(frozen=True)
-class MyoLegWalkConfig:
+class MyoLegWalkConfig(TaskConfig):
     """Options of `myo_leg_walk`: how actions become excitations (`action_maps.excitation`)."""
 
     action_map: ActionMap = "sigmoid"

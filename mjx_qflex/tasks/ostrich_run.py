@@ -22,6 +22,7 @@ from brax.envs.base import State
 from mjx_qflex import porting
 from mjx_qflex.physics.body import Kinematics, Muscles, PhysicsState
 from mjx_qflex.tasks.body_task import BodyTask
+from mjx_qflex.tasks.options import TaskConfig
 
 EPISODE_LENGTH = 1000  # actions: 25 s
 PHYSICS_STEPS = 10  # of one action
@@ -35,7 +36,7 @@ ROOT = 6  # joints of the root
 
 
 @dataclass(frozen=True)
-class OstrichRunConfig:
+class OstrichRunConfig(TaskConfig):
     """`ostrich_run` has no options."""
 
 
