@@ -11,19 +11,18 @@ from mjx_qflex import (
     bounds,
     commands,
     evaluate,
+    flags,
     presets,
     settings,
     sweep,
     tasks,
-    train,
 )
-from mjx_qflex import config as configs
 from mjx_qflex.algos.qgf import QgfConfig
 from mjx_qflex.errors import UserError
 from mjx_qflex.motions import __main__ as motions
 
 PARSERS = {
-    "train": train.make_parser,
+    "train": flags.make_parser,
     "evaluate": evaluate.make_parser,
     "benchmark": benchmark.make_parser,
     "sweep": sweep.make_parser,
@@ -56,7 +55,7 @@ def test_no_number_of_a_run_may_be_huge_or_no_number(algo):
     config = presets.resolve("chain_reach", algo, "cpu")
     tried = 0
     for key in settings.keys(config):
-        kind = settings._type_at(config, configs._path(config, key))
+        kind = settings._type_at(config, settings._path(config, key))
         for value in ("1e30", "9223372036854775808", "-1e30", "inf", "nan", "-inf", "-7"):
             if not is_number(kind) or (value == "-7" and key.endswith("target_entropy")):
                 continue
