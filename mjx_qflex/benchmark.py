@@ -124,10 +124,10 @@ def resolve(flags: "argparse.Namespace") -> "list[Config]":
     Raises:
       UserError: an unknown name, or a value that is refused.
     """
-    from mjx_qflex import config
+    from mjx_qflex import presets
 
     return [
-        config.resolve(task, algo, flags.preset, num_envs=num_envs, sets=flags.set)
+        presets.resolve(task, algo, flags.preset, num_envs=num_envs, sets=flags.set)
         for task in flags.task
         for algo in flags.algo
         for num_envs in flags.num_envs or [None]

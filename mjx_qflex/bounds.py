@@ -61,6 +61,7 @@ RANGES: dict[str, Range] = {
     "num_updates_per_batch": COUNT,
     "unroll_length": COUNT,
     "prefill_transitions": TRANSITIONS,
+    "offline_updates": FROM_0,
     "replay_capacity": TRANSITIONS,
     "steps_per_epoch": Range(1, 10**6),
     "reset_pool_steps": UPDATES,

@@ -1,8 +1,7 @@
-"""What a run is: a preset, flags and `--set key=value`, resolved into one frozen `Config`.
+"""What a run is: one frozen `Config`, typed dataclasses all the way down.
 
-Each layer overrides the one before: dataclass defaults, the preset, the table of sizes for
-(preset, task), explicit flags, `--set`. The result is printed, saved as `config.json`, and is all
-that a run depends on besides the machine.
+`presets` make one from a task and an algorithm, `settings` change it by `--set key=value`. It is
+printed, saved as `config.json`, and all that a run depends on besides the machine.
 """
 
 import dataclasses
@@ -13,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mjx_qflex import algos, bounds, files, presets, tasks
+from mjx_qflex import algos, bounds, files, tasks
+from mjx_qflex.algos import AlgoConfig
 from mjx_qflex.errors import UserError
-from mjx_qflex.lookup import unknown_name
 from mjx_qflex.sizes import LoopConfig, OnPolicyConfig
+from mjx_qflex.tasks.options import TaskConfig
 
 FILE_NAME = "config.json"
+GROUPS = {"loop": "loop", "algo": "algo_config", "task": "task_config"}  # of options: their fields
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,17 @@ class Config:
     seed: int
     total_steps: int  # transitions, prefill included; the run ends at the first epoch past it
     evaluations: int
-    loop: Any  # `LoopConfig`, or `OnPolicyConfig` of an algorithm without a replay
-    algo_config: Any  # the algorithm's config dataclass
-    task_config: Any  # the task's config dataclass
+    loop: LoopConfig | OnPolicyConfig  # the latter of an algorithm without a replay
+    algo_config: AlgoConfig
+    task_config: TaskConfig
     # Policy or run folder whose learner training goes on from; empty: a fresh one.
     start_from: str = ""
+
+    @property
+    def replay_loop(self) -> LoopConfig:
+        """The sizes of an algorithm with a replay, which this must be of."""
+        assert isinstance(self.loop, LoopConfig), f"{self.algo} has no replay"
+        return self.loop
 
     def __post_init__(self):
         bounds.check("", vars(self))
@@ -43,238 +50,6 @@ class Config:
             options = getattr(self, field)
             if dataclasses.is_dataclass(options):
                 bounds.check(f"{name}.", vars(options), self.algo if name == "algo" else "")
-
-
-# What `--set` may name: a group of options, or a field of the run itself.
-GROUPS = {"loop": "loop", "algo": "algo_config", "task": "task_config"}
-RUN_KEYS = ("evaluations", "seed", "total_steps")
-
-
-def resolve(
-    task: str,
-    algo: str = "qflex",
-    preset: str | None = None,
-    seed: int = 0,
-    num_envs: int | None = None,
-    total_steps: int | None = None,
-    sets: typing.Sequence[str] = (),
-    device: str | None = None,
-) -> Config:
-    """Resolves flags into a config.
-
-    Args:
-      task: name in `tasks.TASKS`.
-      algo: name in `algos.ALGOS`.
-      preset: name in `presets.SIZES`; by default "cpu" or "gpu", as the device is.
-      seed: of everything random in the run.
-      num_envs: worlds side by side; by default the preset's.
-      total_steps: transitions; by default the preset's.
-      sets: `key=value` strings, as given to `--set`.
-      device: platform name as of `jax.default_backend()`, which is the default.
-
-    Raises:
-      UserError: an unknown name (the nearest is named), or a value of the wrong type.
-    """
-    task_config = tasks.config_class(task)()
-    entry = algos.entry(algo)
-    preset = preset or presets.default_preset(device)
-    if preset not in presets.SIZES:
-        raise unknown_name("preset", preset, presets.SIZES)
-    sizes = presets.sizes_of(preset, task, entry.on_policy)
-
-    names = (*presets.ALGO_OPTIONS.get(preset, ()), "default")
-    options = next(entry.presets[name] for name in names if name in entry.presets)
-    config = Config(
-        task=task,
-        algo=algo,
-        preset=preset,
-        seed=seed,
-        total_steps=sizes.total_steps if total_steps is None else total_steps,
-        evaluations=sizes.evaluations,
-        loop=_loop_config(sizes),
-        algo_config=replace(options, width=sizes.width),
-        task_config=task_config,
-    )
-    settings = presets.settings_of(preset, task, algo, entry.on_policy)
-    return apply_sets(config, (*settings, *_num_envs_sets(config.loop, num_envs), *sets))
-
-
-def resolve_from(
-    saved: Config,
-    start_from: str,
-    seed: int = 0,
-    num_envs: int | None = None,
-    total_steps: int | None = None,
-    sets: typing.Sequence[str] = (),
-) -> Config:
-    """Returns the config that goes on from the learner of a run or policy with the config `saved`.
-
-    It is the saved one, but that the trained policy fills the replay, where there is one.
-
-    Args:
-      saved: of the run that the learner comes from.
-      start_from: where the learner lies.
-      seed: of everything random in the run.
-      num_envs: environments side by side; by default as saved.
-      total_steps: transitions; by default as saved.
-      sets: `key=value` strings, as given to `--set`.
-
-    Raises:
-      UserError: an unknown key, a value of the wrong type, or an algorithm without a replay.
-    """
-    if not isinstance(saved.loop, LoopConfig):
-        raise UserError(f"--from={start_from}: {saved.algo} cannot go on from another run")
-    config = replace(
-        saved,
-        seed=seed,
-        total_steps=saved.total_steps if total_steps is None else total_steps,
-        loop=replace(saved.loop, prefill_actions="policy"),
-        start_from=start_from,
-    )
-    return apply_sets(config, (*_num_envs_sets(config.loop, num_envs), *sets))
-
-
-def _loop_config(sizes: presets.Sizes | presets.OnPolicySizes) -> LoopConfig | OnPolicyConfig:
-    if isinstance(sizes, presets.OnPolicySizes):
-        names = [field.name for field in dataclasses.fields(OnPolicyConfig)]
-        return OnPolicyConfig(**{name: getattr(sizes, name) for name in names})
-    return LoopConfig(
-        num_envs=sizes.num_envs,
-        batch_size=sizes.batch_size,
-        updates_per_step=sizes.updates_per_step,
-        prefill_transitions=sizes.prefill,
-        replay_capacity=sizes.replay,
-        steps_per_epoch=sizes.steps_per_epoch,
-        reset_pool=sizes.num_envs,
-        eval_envs=sizes.eval_envs,
-    )
-
-
-def _num_envs_sets(loop: LoopConfig | OnPolicyConfig, num_envs: int | None) -> list[str]:
-    """Returns what the flag --num_envs says, in the form of `--set`."""
-    names = [name for name in ("num_envs", "reset_pool") if hasattr(loop, name)]
-    return [] if num_envs is None else [f"loop.{name}={num_envs}" for name in names]
-
-
-def apply_sets(config: Config, sets: typing.Sequence[str]) -> Config:
-    """Applies `key=value` strings to a config; the last of equal keys wins.
-
-    They are applied together, so that values which are only valid jointly need no order.
-
-    Raises:
-      UserError: no `=`, an unknown key, or a value of the wrong type.
-    """
-    changes: dict[str, Any] = {}
-    for text in sets:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--set {text!r} has no '='; write --set KEY=VALUE")
-        path = _path(config, key)
-        node = changes
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = _parse(key, value, _type_at(config, path))
-    return _replace_all(config, changes)
-
-
-def keys(config: Config) -> list[str]:
-    """Returns every key that `--set` accepts for this task and algorithm."""
-    leaves = [key for name in GROUPS for key in _leaf_keys(name, getattr(config, GROUPS[name]))]
-    return [*leaves, *RUN_KEYS]
-
-
-def value_at(config: Config, key: str) -> Any:
-    """Returns the value of one of the `keys`."""
-    node: Any = config
-    for name in _path(config, key):
-        node = getattr(node, name)
-    return node
-
-
-def _leaf_keys(prefix: str, value: Any) -> list[str]:
-    if not dataclasses.is_dataclass(value):
-        return [prefix]
-    return [
-        key
-        for field in dataclasses.fields(value)
-        for key in _leaf_keys(f"{prefix}.{field.name}", getattr(value, field.name))
-    ]
-
-
-def _path(config: Config, key: str) -> list[str]:
-    if key not in keys(config):
-        raise unknown_name("--set key", key, keys(config))
-    first, *rest = key.split(".")
-    return [GROUPS.get(first, first), *rest]
-
-
-def _type_at(node: Any, path: list[str]) -> Any:
-    for name in path[:-1]:
-        node = getattr(node, name)
-    return typing.get_type_hints(type(node))[path[-1]]
-
-
-def _replace_all(node: Any, changes: dict[str, Any]) -> Any:
-    new = {
-        name: _replace_all(getattr(node, name), change) if isinstance(change, dict) else change
-        for name, change in changes.items()
-    }
-    return replace(node, **new)
-
-
-def _parse(key: str, text: str, expected: Any) -> Any:
-    """Reads `text` as the type of a dataclass field: a scalar, `X | None`, `Literal`, `tuple`."""
-    try:
-        return _parse_as(text.strip(), expected)
-    except ValueError:
-        hint = _type_name(expected)
-        raise UserError(f"--set {key}={text}: {text!r} is no {hint}; give {hint}") from None
-
-
-def _parse_as(text: str, expected: Any) -> Any:
-    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
-    if origin in (typing.Union, types.UnionType):
-        if text.lower() == "none" and type(None) in arguments:
-            return None
-        return _parse_as(text, next(kind for kind in arguments if kind is not type(None)))
-    if origin is Literal:
-        choices = {str(choice): choice for choice in arguments}
-        if text not in choices:
-            raise ValueError
-        return choices[text]
-    if origin is tuple:
-        items = [item for item in text.strip("()").split(",") if item.strip()]
-        repeated = len(arguments) == 2 and arguments[1] is Ellipsis
-        kinds = arguments[:1] * len(items) if repeated else arguments
-        if len(items) != len(kinds):
-            raise ValueError
-        return tuple(_parse_as(item.strip(), kind) for item, kind in zip(items, kinds, strict=True))
-    if expected is bool:
-        return {"true": True, "1": True, "false": False, "0": False}[_known_bool(text)]
-    if expected is int:
-        return bounds.whole_number(text)
-    if expected is float:
-        return float(text)
-    return text
-
-
-def _known_bool(text: str) -> str:
-    if text.lower() not in ("true", "false", "1", "0"):
-        raise ValueError
-    return text.lower()
-
-
-def _type_name(expected: Any) -> str:
-    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
-    if origin in (typing.Union, types.UnionType):
-        names = [_type_name(kind) for kind in arguments if kind is not type(None)]
-        return " or ".join([*names, "none"] if type(None) in arguments else names)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin is tuple:
-        return f"list of {_type_name(arguments[0])} separated by commas"
-    names = {int: "whole number", float: "number", bool: "true or false", str: "text"}
-    return names.get(expected, str(expected))
 
 
 def to_json(config: Config) -> str:
@@ -319,7 +94,7 @@ def _from_plain(kind: Any, value: Any) -> Any:
         hints = typing.get_type_hints(kind)
         return kind(**{name: _from_plain(hints[name], item) for name, item in value.items()})
     if not _is_of(kind, value):
-        raise TypeError(f"{value!r} is no {_type_name(kind)}")
+        raise TypeError(f"{value!r} is no {getattr(kind, '__name__', kind)}")
     return tuple(value) if isinstance(value, list) else value
 
 

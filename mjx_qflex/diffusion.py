@@ -134,11 +134,11 @@ def at(net: NoiseNet, obs: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Ar
 
     The share of the observation in the first layer is computed once.
     """
-    body = networks.bind(networks.fold(net.body, ()), obs)
-    time_net = networks.fold(net.time, ())
+    body = networks.fix_inputs(networks.for_inference(net.body, ()), obs)
+    time_net = networks.for_inference(net.time, ())
 
     def predict(action: jax.Array, step: jax.Array) -> jax.Array:
-        time = networks.apply_folded(time_net, embedding(step), ACTIVATION)
-        return networks.apply_folded(body, jnp.concatenate([action, time], axis=-1), ACTIVATION)
+        time = networks.apply(time_net, embedding(step), ACTIVATION)
+        return networks.apply(body, jnp.concatenate([action, time], axis=-1), ACTIVATION)
 
     return predict

@@ -71,20 +71,23 @@ def evaluate(arguments: Sequence[str], interrupt: Interrupt) -> None:
 
     with commands.quiet_imports():
         from mjx_qflex.algos.qgf import QgfConfig
-        from mjx_qflex.runner import program_store, revisit
+        from mjx_qflex.reports import reporting
+        from mjx_qflex.runner import compilation_cache, revisit
 
-    program_store.enable(say)
+    compilation_cache.enable(say)
     run, episodes, seed = flags.run, flags.episodes, flags.seed
     if flags.policy is not None:
         output = flags.output or Path("runs") / f"policy-{Path(flags.policy).name}"
         revisit.evaluate_policy(
             flags.policy, output, episodes, seed, not flags.no_video, interrupt, say
         )
-    elif flags.guidance is None:
+        return
+    if flags.guidance is None:
         revisit.evaluate(run, episodes, seed, not flags.no_video, interrupt, say)
     else:
         config = dataclasses.replace(QgfConfig(), **options)
         revisit.sweep_guidance(run, flags.guidance, config, episodes, seed, interrupt, say)
+    reporting.refresh(run)
 
 
 def _check_what(flags: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+Say = Callable[[str], None]  # takes each line of words that a user is to see
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_SECONDS = 0.1
 
@@ -28,7 +29,7 @@ class Interrupt:
     A hang-up that was ignored before (`nohup`) still is.
     """
 
-    def __init__(self, say: Callable[[str], None] = print):
+    def __init__(self, say: Say = print):
         self.requested = False
         self._say = say
         self._before: dict[int, Any] = {}

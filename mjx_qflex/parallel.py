@@ -1,8 +1,9 @@
-"""Means and random keys of a batch that several devices share.
+"""Means and random keys of a batch that several devices share: the one place that knows of them.
 
-A function that runs on every device of a mesh sees its own part of the batch, and the name of the
-axis along which the others have theirs. `axis_name` None is one device alone: nothing is exchanged,
-and the numbers are what they would be without this module.
+Inside `jax.shard_map` over a mesh with the axis `AXIS` every device runs the same function on its
+own part of the batch, and these functions meet the others. Anywhere else they exchange nothing, and
+the numbers are what they would be without this module. So an algorithm is written for one batch,
+and takes its gradients' and batch statistics' means from here.
 """
 
 from typing import TypeVar
@@ -13,34 +14,45 @@ AXIS = "devices"  # of every mesh here
 Tree = TypeVar("Tree")
 
 
-def mean(tree: Tree, axis_name: str | None) -> Tree:
+def number_of_devices() -> int | None:
+    """Returns how many devices share what is being traced; None outside of a mesh."""
+    try:
+        return jax.lax.axis_size(AXIS)
+    except NameError:  # what JAX raises of an axis that is not there
+        return None
+
+
+def mean(tree: Tree) -> Tree:
     """Returns the mean of `tree` over the devices; of equal parts, the mean over the whole batch.
 
     The gradient of a device's own loss through it is that of the sum of all devices' losses, so
     that the mean of the gradients is the gradient of the mean loss. (That is how `psum` transposes
     under `shard_map(check_vma=False)`.)
     """
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+    return tree if number_of_devices() is None else jax.lax.pmean(tree, AXIS)
 
 
-def total(tree: Tree, axis_name: str | None) -> Tree:
+def total(tree: Tree) -> Tree:
     """Returns the sum of `tree` over the devices."""
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+    return tree if number_of_devices() is None else jax.lax.psum(tree, AXIS)
 
 
-def share(number: int, axis_name: str | None) -> int:
+def share(number: int) -> int:
     """Returns how many of `number` fall to each device, rounded up."""
-    return number if axis_name is None else -(-number // jax.lax.axis_size(axis_name))
+    return -(-number // (number_of_devices() or 1))
 
 
-def split(key: jax.Array, number: int, axis_name: str | None) -> jax.Array:
+def split(key: jax.Array, number: int) -> jax.Array:
     """Returns this device's `number` keys, of those that one device would draw for all."""
-    if axis_name is None:
+    devices = number_of_devices()
+    if devices is None:
         return jax.random.split(key, number)
-    keys = jax.random.split(key, number * jax.lax.axis_size(axis_name))
-    return jax.lax.dynamic_slice_in_dim(keys, number * jax.lax.axis_index(axis_name), number)
+    keys = jax.random.split(key, number * devices)
+    return jax.lax.dynamic_slice_in_dim(keys, number * jax.lax.axis_index(AXIS), number)
 
 
-def own(key: jax.Array, axis_name: str | None) -> jax.Array:
+def fold_in_device(key: jax.Array) -> jax.Array:
     """Returns this device's own key, out of one that all devices have alike."""
-    return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    if number_of_devices() is None:
+        return key
+    return jax.random.fold_in(key, jax.lax.axis_index(AXIS))

@@ -26,6 +26,8 @@ class LoopConfig:
       prefill_transitions: transitions before the first update, rounded up to whole vector steps.
       prefill_actions: what makes them: actions drawn uniformly from [-1, 1], or the untrained
         policy's.
+      offline_updates: updates after the prefill, on what the replay then holds, before the run
+        goes on online; rounded up to whole epochs of `steps_per_epoch * updates_per_step`.
       replay_capacity: transitions that the ring holds, rounded up to whole vector steps; 0 is as
         many as the free memory suggests, a number that a run settles when it begins.
       replay_obs_dtype: in which the ring keeps observations; half the memory in bfloat16.
@@ -43,6 +45,7 @@ class LoopConfig:
     updates_per_step: int = 1
     prefill_transitions: int = 30_000
     prefill_actions: PrefillActions = "uniform"
+    offline_updates: int = 0
     replay_capacity: int = 1_000_000
     replay_obs_dtype: ObsDtype = "float32"
     matmul_precision: MatmulPrecision = "default"
@@ -61,6 +64,11 @@ class LoopConfig:
         for name, choices in names.items():
             if getattr(self, name) not in get_args(choices):
                 raise unknown_name(f"loop.{name}", getattr(self, name), get_args(choices))
+        if self.offline_updates and not (self.updates_per_step and self.prefill_transitions):
+            raise UserError(
+                f"loop.offline_updates={self.offline_updates} needs updates and data; give "
+                "loop.updates_per_step and loop.prefill_transitions at least 1"
+            )
         if 0 < self.replay_capacity < self.prefill_transitions:
             raise UserError(
                 f"loop.prefill_transitions={self.prefill_transitions} exceeds "

@@ -19,9 +19,10 @@ from mjx_qflex.algos import qflex
 from mjx_qflex.parallel import AXIS
 from mjx_qflex.runner import checkpoint
 from mjx_qflex.sizes import LoopConfig
-from mjx_qflex.training import sharding
+from mjx_qflex.training import environments, sharding
 from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.state import RunState
+from mjx_qflex.types import EnvSpec
 
 NUMBER, OBS, ACT = 8, 5, 3
 ROWS = 6  # of each device's batch; no algorithm below draws this many of anything else
@@ -110,9 +111,9 @@ def assert_close(first, second, relative=1e-5):
 def test_an_update_of_eight_parts_is_that_of_the_whole_batch(mesh, monkeypatch, name):
     monkeypatch.setattr(qflex, "SUPERIORITY_STATES", NUMBER * ROWS)
     config = configured(name, **TINY)
-    alone, shared = (algos.make(name, config, OBS, ACT, axis) for axis in (None, AXIS))
-    update, everywhere = jax.jit(alone.update), on_each_device(mesh, shared.update)
-    learner = jax.jit(alone.init)(jax.random.key(0))
+    algorithm = algos.make(name, config, EnvSpec(OBS, ACT))
+    update, everywhere = jax.jit(algorithm.update), on_each_device(mesh, algorithm.update)
+    learner = jax.jit(algorithm.init)(jax.random.key(0))
     for step in range(4):
         batch = references.random_batch(step, OBS, ACT, NUMBER * ROWS)
         key = jax.random.key(step)
@@ -134,7 +135,7 @@ CONFIG = LoopConfig(
 def toys(mesh):
     """The toy loops of one device and of eight, and `trained` on the eight."""
     alone = make_loop(Counter(), random_algorithm(2, 1), CONFIG)
-    shared = make_loop(Counter(), random_algorithm(2, 1, AXIS), CONFIG, mesh=mesh)
+    shared = make_loop(Counter(), random_algorithm(2, 1), CONFIG, mesh=mesh)
     return alone, shared, *trained(shared)
 
 
@@ -206,7 +207,7 @@ def test_a_checkpoint_of_eight_devices_goes_on_with_fewer(toys, tmp_path, number
     loop = alone
     if number > 1:
         fewer = sharding.make_mesh(number)
-        loop = make_loop(Counter(), random_algorithm(2, 1, AXIS), CONFIG, mesh=fewer)
+        loop = make_loop(Counter(), random_algorithm(2, 1), CONFIG, mesh=fewer)
     before = jax.device_get(run.device)
     checkpoint.save(tmp_path, run, {})
     restored = checkpoint.restore(tmp_path, loop.member_shapes(), {})
@@ -233,8 +234,8 @@ def test_eight_devices_learn_like_one(mesh):
         steps_per_epoch=200, reset_pool=64, eval_envs=64,
     )  # fmt: skip
     returns, losses = [], []
-    for axis, devices in ((None, None), (AXIS, mesh)):
-        algorithm = algos.make("sac", config, env.observation_size, env.action_size, axis)
+    for devices in (None, mesh):
+        algorithm = algos.make("sac", config, environments.spec(env))
         loop = make_loop(env, algorithm, sizes, mesh=devices)
         run, _, metrics = trained(loop)
         learner = loop.learner(run, 0)
@@ -267,7 +268,7 @@ def test_nothing_but_reductions_travels_between_devices(mesh):
     """Of an update: all gradients once, and what normalisation needs, once forth and once back."""
     env = Counter()
     config = configured("qflex", width=64)
-    algorithm = algos.make("qflex", config, env.observation_size, env.action_size, AXIS)
+    algorithm = algos.make("qflex", config, environments.spec(env))
     loop = make_loop(env, algorithm, CONFIG, mesh=mesh)
     loop.programs["prefill"].compile(loop.shapes().device)
     assert collectives(loop.programs["prefill"].compiled.as_text()) == []
@@ -277,9 +278,10 @@ def test_nothing_but_reductions_travels_between_devices(mesh):
     learner = loop.shapes().learner
     networks = [*learner.critics, learner.source, learner.velocity]
     parameters = sum(x.size for x in jax.tree.leaves([network.params for network in networks]))
-    moments = sum(x.size for x in jax.tree.leaves([network.moments for network in networks]))
+    moments = sum(x.size for x in jax.tree.leaves([network.batch_stats for network in networks]))
     metrics = loop.programs["epoch"].shapes(loop.shapes().device)[1]
     numbers = sum(number for _, number in found)
     print(f"{len(found)} all-reduces of {numbers} numbers; {parameters} parameters")
-    # Moments are a mean, a variance and a count of each normalisation; their gradients are as many.
+    # Batch statistics are a mean, a variance and a count of each normalisation; their gradients
+    # are as many.
     assert numbers <= parameters + 2 * moments + len(metrics)

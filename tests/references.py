@@ -137,7 +137,7 @@ def check_adam(before, after, loss, learning_rate, beta1=0.9):
       after: the same after it.
       loss: of parameters in float64.
     """
-    old, new = as_numpy(before.optimizer[0]), as_numpy(after.optimizer[0])
+    old, new = as_numpy(before.opt_state[0]), as_numpy(after.opt_state[0])
     count = int(np.max(old.count)) + 1
     leaves, structure = jax.tree.flatten(as_numpy(before.params))
     trees = map(jax.tree.leaves, (old.mu, old.nu, new.mu, as_numpy(after.params)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import acting
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +11,12 @@ import references
 import toy_envs
 
 from mjx_qflex import algos, networks, tasks
+from mjx_qflex.algos import common
 from mjx_qflex.errors import UserError
 from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training import environments
 from mjx_qflex.training.loop import make_loop
+from mjx_qflex.types import EnvSpec
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -52,7 +56,7 @@ def counted(function, calls):
 
 @pytest.mark.parametrize("name", OFF_POLICY)
 def test_update_and_act(name):
-    algorithm = algos.make(name, configured(name, **TINY), OBS, ACT)
+    algorithm = algos.make(name, configured(name, **TINY), EnvSpec(OBS, ACT))
     init, traces = jax.jit(algorithm.init), []
     update = jax.jit(counted(algorithm.update, traces), donate_argnums=0)
 
@@ -77,19 +81,20 @@ def test_update_and_act(name):
 
 def check_acting(algorithm, learner):
     """Exploring draws; evaluating is a function of the observation."""
-    act = jax.jit(algorithm.act, static_argnums=4)
+    act = acting.jitted(algorithm)
     obs = jnp.concatenate([jnp.ones((2, OBS)), -jnp.ones((2, OBS))])
 
     def action(mode, seed):
-        action, carry = act(learner, obs, algorithm.init_carry(4), jax.random.key(seed), mode)
+        key = jax.random.key(seed) if mode == "explore" else None
+        action, state, _ = act(learner, obs, key)
         assert action.shape == (4, ACT) and np.isfinite(action).all()
-        assert_equal(carry, algorithm.init_carry(4))
+        assert_equal(state, algorithm.policy(learner).init(4))
         return np.asarray(action)
 
     explored = action("explore", 0)
     np.testing.assert_array_equal(explored, action("explore", 0))
     assert not np.array_equal(explored, action("explore", 1))
-    assert not np.array_equal(explored[0], explored[1])  # worlds draw each for themselves
+    assert not np.array_equal(explored[0], explored[1])  # environments draw each for themselves
     evaluated = action("eval", 0)
     np.testing.assert_array_equal(evaluated, action("eval", 1))
     np.testing.assert_allclose(evaluated[0], evaluated[1], atol=1e-6)
@@ -99,7 +104,7 @@ def check_acting(algorithm, learner):
 @pytest.mark.parametrize("name", sorted(set(algos.ALGOS) - set(OFF_POLICY)))
 @pytest.mark.parametrize("preset", ["default", "qflex_paper"])
 def test_on_policy_acting(name, preset):
-    agent = algos.make(name, configured(name, preset, **TINY), OBS, ACT)
+    agent = algos.make(name, configured(name, preset, **TINY), EnvSpec(OBS, ACT))
     with jax.numpy_rank_promotion("allow"):  # brax relies on it
         check_acting(agent, agent.init(jax.random.key(0)))
 
@@ -108,7 +113,7 @@ def test_on_policy_acting(name, preset):
 def test_trains_in_the_loop_with_one_trace(name):
     env = tasks.make("chain_reach", num_joints=3)
     config = configured(name, **TINY)
-    algorithm = algos.make(name, config, env.observation_size, env.action_size)
+    algorithm = algos.make(name, config, environments.spec(env))
     sizes = LoopConfig(
         num_envs=4, batch_size=8, prefill_transitions=40, replay_capacity=200,
         steps_per_epoch=25, reset_pool=4, eval_envs=4,
@@ -121,7 +126,7 @@ def test_trains_in_the_loop_with_one_trace(name):
         run, metrics = loop.epoch(run)
     assert len(traces) == 1
     assert all(np.isfinite(value) for value in metrics.values())
-    assert metrics["nonfinite_worlds"] == 0 and run.updates == 50
+    assert metrics["nonfinite_environments"] == 0 and run.updates == 50
 
 
 PROBE = LoopConfig(
@@ -143,14 +148,14 @@ def test_learns_the_value_of_actions_and_takes_the_best(name):
     """One step with reward -(a - 0.5 s)^2: the value is the reward, the best action 0.5 s."""
     env = toy_envs.ActionReward()
     config = configured(name, **FAST)
-    loop = make_loop(env, algos.make(name, config, env.observation_size, env.action_size), PROBE)
+    loop = make_loop(env, algos.make(name, config, environments.spec(env)), PROBE)
     run, _ = loop.epoch(loop.prefill(loop.init(jax.random.PRNGKey(0))))
 
     obs, action = np.repeat([-1.0, 1.0], 5), np.tile([-0.8, -0.4, 0.0, 0.4, 0.8], 2)
     inputs = jnp.asarray(np.stack([obs, action], axis=1), jnp.float32)
     activation = getattr(config, "activation", "relu")
     values = [
-        networks.apply_folded(networks.fold(critic.params, critic.moments), inputs, activation)
+        networks.apply(common.for_inference(critic), inputs, activation)
         for critic in run.learner.critics
     ]
     values = np.stack(values)[:, :, 0] / getattr(config, "reward_scale", 1.0)
@@ -173,4 +178,4 @@ def test_refused_options(name):
         config = configured(name, **{option: value})
         if hasattr(config, option):
             with pytest.raises(UserError, match=option):
-                algos.make(name, config, OBS, ACT)
+                algos.make(name, config, EnvSpec(OBS, ACT))

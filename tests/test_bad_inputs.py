@@ -7,7 +7,7 @@ import shutil
 import pytest
 from test_motion_files import RUN, human, recorded_run, write_bvh
 
-from mjx_qflex import benchmark, evaluate, report, sweep, train
+from mjx_qflex import benchmark, evaluate, presets, report, sweep, train
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
 from mjx_qflex.motions import __main__ as motions
@@ -218,7 +218,7 @@ def written(name, folder):
     """A file as it should be."""
     path = folder / name
     if name == "config.json":
-        configs.save(configs.resolve("chain_reach", device="cpu"), folder)
+        configs.save(presets.resolve("chain_reach", device="cpu"), folder)
     elif name == "evaluation.json":
         policy = {"return_mean": 1.0, "return_std": 1.0, "length_mean": 2.0, "returns": [1.0]}
         result = {"policies": {"trained": policy, "idle": policy}, "control_dt": 0.1}
@@ -269,7 +269,7 @@ def test_a_damaged_folder_still_has_its_page_or_one_line(tmp_path, capsys):
         assert report.main([str(run), f"--output={tmp_path / 'page.html'}"]) in (0, 2), number
         assert "Traceback" not in capsys.readouterr().err
         try:
-            run_folder.settle(configs.resolve("chain_reach", device="cpu"), run)
+            run_folder.settle(presets.resolve("chain_reach", device="cpu"), run)
         except UserError as error:
             assert "\n" not in str(error)
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from functools import partial
 
+import acting
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,8 @@ from test_qflex import np_eval, np_train
 
 from mjx_qflex import algos, diffusion
 from mjx_qflex.algos import dacer, qsm
-from mjx_qflex.algos.common import Network
+from mjx_qflex.algos.common import TrainState
+from mjx_qflex.types import EnvSpec
 
 OBS, ACT, BATCH = 5, 3, 16
 RATE = 1e-2
@@ -38,7 +40,7 @@ class Step:
     """One update after `warmup` others: learner before and after, batch, key and metrics."""
 
     def __init__(self, name, config, warmup):
-        algorithm = algos.make(name, config, OBS, ACT)
+        algorithm = algos.make(name, config, EnvSpec(OBS, ACT))
         update = jax.jit(algorithm.update)
         learner = jax.jit(algorithm.init)(jax.random.key(0))
         for seed in range(warmup):
@@ -49,8 +51,7 @@ class Step:
         self.old, self.new = ref.as_numpy(learner), ref.as_numpy(after)
         self.metrics = {name: float(value) for name, value in metrics.items()}
         self.after_next, _ = update(after, batch, self.key)
-        explored, _ = algorithm.act(learner, batch.obs, (), self.key, "explore")
-        self.explored = np.asarray(explored)
+        self.explored = np.asarray(acting.act(algorithm, learner, batch.obs, self.key).action)
 
     def check_explored(self, expected):
         """The old learner explored so at the batch's observations, with the same key."""
@@ -84,7 +85,7 @@ class Step:
     def check_temperature(self, raw, after, excess, rate, beta1=0.9):
         """`log_alpha` took a step on log_alpha times the excess of entropy."""
         before, after = (
-            Network(x.log_alpha[None], (), jax.tree.map(lambda y: y[None], x.optimizer))
+            TrainState(x.log_alpha[None], (), jax.tree.map(lambda y: y[None], x.opt_state))
             for x in (raw, after)
         )
         ref.check_adam(before, after, lambda x: float(x[0]) * excess, rate, beta1)
@@ -138,7 +139,7 @@ def test_crossq(preset):
         return ref.tanh_gaussian(config, output, ref.normal(key, (BATCH, ACT)))
 
     def trained_policy(params):
-        net = params, old.actor.policy.moments
+        net = params, old.actor.policy.batch_stats
         output = np_train(net, batch.obs, 1, corrections["policy"])
         return ref.tanh_gaussian(config, output, ref.normal(key, (BATCH, ACT)))
 
@@ -151,7 +152,7 @@ def test_crossq(preset):
     )
 
     def joint(index, params):
-        net = params, old.critics[index].moments
+        net = params, old.critics[index].batch_stats
         return np_train(net, inputs, 1, corrections[index])[:, 0]
 
     both = [joint(index, old.critics[index].params) for index in (0, 1)]
@@ -167,14 +168,14 @@ def test_crossq(preset):
         ref.check_adam(raw, after, critic_loss, RATE, beta1=0.5)
     np.testing.assert_allclose(step.metrics["critic_loss"], np.mean(losses), rtol=1e-4)
 
-    guides = old.critics if config.stale_critic else new.critics
+    critics_seen = old.critics if config.stale_critic else new.critics
 
     def policy_loss(params):
         action, log_prob = trained_policy(params)
         inputs = np.concatenate([batch.obs, action], 1)
         values = [
-            np_eval((guide.params, fresh.moments), inputs)[:, 0]
-            for guide, fresh in zip(guides, new.critics, strict=True)
+            np_eval((guide.params, fresh.batch_stats), inputs)[:, 0]
+            for guide, fresh in zip(critics_seen, new.critics, strict=True)
         ]
         return np.mean(alpha * log_prob - np.minimum(*values))
 
@@ -347,7 +348,7 @@ def test_qsm(preset):
     batch, old, new = step.batch, step.old, step.new
     critics, shape = step.critics(old), (BATCH, ACT)
     # Qflex's authors update the critics first, and the score on the new ones.
-    guides, rate = {
+    critics_seen, rate = {
         "default": (critics, RATE * (1 + np.cos(np.pi * 3 / 8)) / 2),
         "qflex_paper": (step.critics(new), RATE + (3e-5 - RATE) * 2 / 8),
     }[preset]
@@ -360,7 +361,7 @@ def test_qsm(preset):
         bar = np.cumprod(1 - betas)[time][:, None]
         action = np.sqrt(bar) * batch.action + np.sqrt(1 - bar) * ref.normal(noise_key, shape)
         wanted = -3 * ref.action_gradient(
-            lambda a: np.mean([ref.critic(c, batch.obs, a, "relu")[:, 0] for c in guides], 0),
+            lambda a: np.mean([ref.critic(c, batch.obs, a, "relu")[:, 0] for c in critics_seen], 0),
             action,
         )
 
@@ -368,7 +369,7 @@ def test_qsm(preset):
             return ref.noise_net(params, batch.obs, action, time)
     else:
         wanted = 3 * ref.action_gradient(
-            lambda a: ref.min_q(guides, batch.obs, a, "relu"), batch.action
+            lambda a: ref.min_q(critics_seen, batch.obs, a, "relu"), batch.action
         )
 
         def output(params):

@@ -18,7 +18,7 @@ from mjx_qflex.benchmarking.sides import Spec
 from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training import environments
 from mjx_qflex.training import replay as ring
-from mjx_qflex.training.loop import transition_spec
+from mjx_qflex.training.collect import transition_spec
 from mjx_qflex.types import Transition
 
 CONFIG = LoopConfig(
@@ -49,7 +49,7 @@ def arm():
 @pytest.fixture(scope="module")
 def host(arm):
     """The loop after one epoch."""
-    sac = algos.make("sac", SacConfig(width=8, depth=1), arm.observation_size, arm.action_size)
+    sac = algos.make("sac", SacConfig(width=8, depth=1), environments.spec(arm))
     loop = HostLoop(arm, sac, CONFIG, threads=2)
     loop.epoch()
     return loop
@@ -78,7 +78,7 @@ def test_the_host_loops_transitions_are_c_mujocos(host, arm):
 
 def test_the_host_loop_updates_as_often_as_asked(host):
     assert host.transitions == 8 + 5 * 4 and host.updates == 5 * 3
-    assert int(host.learner.policy.optimizer[0].count) == 15
+    assert int(host.learner.policy.opt_state[0].count) == 15
     assert all(seconds > 0.0 for seconds in host.seconds.values())
 
 
@@ -168,7 +168,7 @@ def test_brax_updates_as_often_as_asked_with_networks_of_the_size_asked_for():
         observation_size=env.observation_size, action_size=env.action_size
     )
     parameters = networks.policy_network.init(jax.random.PRNGKey(0))
-    ours = algos.make("sac", SacConfig(width=8, depth=2), env.observation_size, env.action_size)
+    ours = algos.make("sac", SacConfig(width=8, depth=2), environments.spec(env))
     sizes = jax.tree.map(jnp.size, ours.init(jax.random.PRNGKey(0)).policy.params)
     theirs = jax.tree.map(jnp.size, parameters)
     assert sum(jax.tree.leaves(theirs)) == sum(jax.tree.leaves(sizes))

@@ -5,14 +5,24 @@ import typing
 
 import pytest
 
-from mjx_qflex import algos, benchmark, bounds, commands, evaluate, sweep, tasks, train
-from mjx_qflex import config as configs
+from mjx_qflex import (
+    algos,
+    benchmark,
+    bounds,
+    commands,
+    evaluate,
+    flags,
+    presets,
+    settings,
+    sweep,
+    tasks,
+)
 from mjx_qflex.algos.qgf import QgfConfig
 from mjx_qflex.errors import UserError
 from mjx_qflex.motions import __main__ as motions
 
 PARSERS = {
-    "train": train.make_parser,
+    "train": flags.make_parser,
     "evaluate": evaluate.make_parser,
     "benchmark": benchmark.make_parser,
     "sweep": sweep.make_parser,
@@ -34,7 +44,7 @@ def numbers_of(options):
 @pytest.mark.parametrize("algo", sorted(algos.ALGOS))
 def test_every_number_of_a_run_has_a_range_that_holds_its_default(algo):
     for task in tasks.TASKS:
-        config = configs.resolve(task, algo, "cpu")
+        config = presets.resolve(task, algo, "cpu")
         assert set(numbers_of(config)) < set(bounds.RANGES)
         for options in (config.loop, config.algo_config, config.task_config, QgfConfig()):
             assert set(numbers_of(options)) <= set(bounds.RANGES)
@@ -42,10 +52,10 @@ def test_every_number_of_a_run_has_a_range_that_holds_its_default(algo):
 
 @pytest.mark.parametrize("algo", sorted(algos.ALGOS))
 def test_no_number_of_a_run_may_be_huge_or_no_number(algo):
-    config = configs.resolve("chain_reach", algo, "cpu")
+    config = presets.resolve("chain_reach", algo, "cpu")
     tried = 0
-    for key in configs.keys(config):
-        kind = configs._type_at(config, configs._path(config, key))
+    for key in settings.keys(config):
+        kind = settings._type_at(config, settings._path(config, key))
         for value in ("1e30", "9223372036854775808", "-1e30", "inf", "nan", "-inf", "-7"):
             if not is_number(kind) or (value == "-7" and key.endswith("target_entropy")):
                 continue
@@ -54,7 +64,7 @@ def test_no_number_of_a_run_may_be_huge_or_no_number(algo):
                 continue
             tried += 1
             with pytest.raises(UserError, match=key.rpartition(".")[2]) as caught:
-                configs.apply_sets(config, [f"{key}={text}"])
+                settings.apply_sets(config, [f"{key}={text}"])
             assert "\n" not in str(caught.value)
     assert tried > 100
 

@@ -14,7 +14,7 @@ import pytest
 from tiny_runs import LEFT_BEHIND, TINY, finish, learned, read_rows, wait_for
 from videos import read_clip
 
-from mjx_qflex import commands, evaluate, presets, train
+from mjx_qflex import commands, evaluate, presets, settings, train
 from mjx_qflex import config as configs
 from mjx_qflex.runner import checkpoint
 
@@ -293,18 +293,19 @@ def test_evaluate_refuses_what_is_no_run(capsys, tmp_path):
 def test_help_shows_the_real_defaults(capsys):
     assert train.main(["--help"]) == 0
     text = capsys.readouterr().out
-    sizes = presets.SIZES["paper"]["ms_human_walk"]
-    assert re.search(rf"paper +ms_human_walk +{sizes.num_envs} +{sizes.total_steps:,}", text)
+    sizes = presets.resolve("ms_human_walk", preset="paper")
+    expected = rf"paper +ms_human_walk +{sizes.loop.num_envs} +{sizes.total_steps:,}"
+    assert re.search(expected, text)
     for flag in ("task", "algo", "preset", "seed", "num_envs", "total_steps", "logdir", "set"):
         assert f"--{flag}" in text
     assert "(default: 0)" in text
 
     assert train.main(["--task=chain_reach", "--preset=cpu", "--help"]) == 0
     text = capsys.readouterr().out
-    config = configs.resolve("chain_reach", preset="cpu")
+    config = presets.resolve("chain_reach", preset="cpu")
     assert f"loop.num_envs={config.loop.num_envs}" in text
     assert f"algo.learning_rate={config.algo_config.learning_rate}" in text
-    for key in configs.keys(config):
+    for key in settings.keys(config):
         assert f"  {key}=" in text
 
     assert evaluate.main(["--help"]) == 0
@@ -332,7 +333,7 @@ def test_ms_human_walk_from_end_to_end(command, tmp_path):
     assert code == 0 and "Warning" not in err, out + err  # XLA complains of slow compiles there
     rows = read_rows(folder)
     assert [int(row["transitions"]) for row in rows] == list(range(120, 321, 40))
-    assert all(float(row["nonfinite_worlds"]) == 0 for row in rows)
+    assert all(float(row["nonfinite_environments"]) == 0 for row in rows)
     report = (folder / "report.md").read_text()
     assert "700 actuators" in report
     assert "zero excitation" in report

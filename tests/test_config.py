@@ -5,25 +5,25 @@ import json
 
 import pytest
 
-from mjx_qflex import algos, presets
+from mjx_qflex import algos, presets, settings
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
 
 
 def resolve(*sets, **flags):
-    return configs.resolve("chain_reach", device="cpu", sets=sets, **flags)
+    return presets.resolve("chain_reach", device="cpu", sets=sets, **flags)
 
 
 def test_the_device_chooses_the_preset():
-    assert configs.resolve("chain_reach", device="cpu").preset == "cpu"
+    assert presets.resolve("chain_reach", device="cpu").preset == "cpu"
     for device in ("gpu", "tpu"):
-        config = configs.resolve("chain_reach", device=device)
+        config = presets.resolve("chain_reach", device=device)
         assert config.preset == "gpu"
         assert config.loop.num_envs >= 2048
 
 
 def test_paper_preset_is_the_papers_table():
-    config = configs.resolve("ms_human_walk", preset="paper", device="cpu")
+    config = presets.resolve("ms_human_walk", preset="paper", device="cpu")
     loop = config.loop
     assert (loop.num_envs, loop.batch_size, loop.updates_per_step) == (224, 256, 1)
     assert (loop.prefill_transitions, loop.replay_capacity) == (30_000, 1_000_000)
@@ -33,18 +33,19 @@ def test_paper_preset_is_the_papers_table():
 
 
 def test_code_preset_sets_algorithm_and_reward():
-    config = configs.resolve("ms_human_walk", preset="code", device="gpu")
+    config = presets.resolve("ms_human_walk", preset="code", device="gpu")
     assert config.algo_config.bootstrap == "source"
     assert config.task_config.reward_set == "code"
-    assert configs.resolve("ms_human_walk", device="gpu").task_config.reward_set == "paper"
+    assert presets.resolve("ms_human_walk", device="gpu").task_config.reward_set == "paper"
 
 
 @pytest.mark.parametrize("algo", sorted(set(algos.ALGOS) - {"qflex"}))
 def test_baselines_by_preset(algo, tmp_path):
     sets = algos.entry(algo).presets
     for preset, options in (("gpu", "default"), ("paper", "qflex_paper"), ("code", "qflex_paper")):
-        config = configs.resolve("chain_reach", algo, preset)
-        width = presets.sizes_of(preset, "chain_reach", algos.entry(algo).on_policy).width
+        config = presets.resolve("chain_reach", algo, preset)
+        on_policy = algos.entry(algo).on_policy
+        width = {"gpu": 128 if on_policy else 256}.get(preset, 64 if on_policy else 256)
         assert config.algo_config == dataclasses.replace(sets[options], width=width)
         configs.save(config, tmp_path)
         assert configs.load(tmp_path) == config
@@ -52,16 +53,16 @@ def test_baselines_by_preset(algo, tmp_path):
 
 def test_a_preset_may_set_options_of_an_algorithm_on_any_task():
     assert resolve(algo="crossq").algo_config.critic_width == 256
-    assert configs.resolve("arm_reach", "sdac", "cpu").algo_config.particles == 4
+    assert presets.resolve("arm_reach", "sdac", "cpu").algo_config.particles == 4
     assert resolve("algo.particles=7", algo="sdac").algo_config.particles == 7
-    assert configs.resolve("arm_reach", "sdac", "gpu").algo_config.particles == 32
+    assert presets.resolve("arm_reach", "sdac", "gpu").algo_config.particles == 32
 
 
-@pytest.mark.parametrize("preset", presets.SIZES)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 def test_all_algorithms_of_a_preset_train_on_the_same_task(preset):
-    of_qflex = configs.resolve("ms_human_walk", "qflex", preset)
+    of_qflex = presets.resolve("ms_human_walk", "qflex", preset)
     for algo in algos.ALGOS:
-        config = configs.resolve("ms_human_walk", algo, preset)
+        config = presets.resolve("ms_human_walk", algo, preset)
         assert (config.task_config, config.total_steps) == (
             of_qflex.task_config,
             of_qflex.total_steps,
@@ -138,7 +139,7 @@ class Inner:
 
 
 def test_every_kind_of_field_is_read():
-    parse, kind = configs._parse, configs._type_at
+    parse, kind = settings._parse, settings._type_at
     assert parse("k", "3, 4,5", kind(Inner(), ["sizes"])) == (3, 4, 5)
     assert parse("k", "(0.5,2)", kind(Inner(), ["pair"])) == (0.5, 2.0)
     assert parse("k", "none", kind(Inner(), ["limit"])) is None
@@ -151,7 +152,7 @@ def test_every_kind_of_field_is_read():
 @pytest.mark.parametrize("name", ["task", "algo", "preset"])
 def test_unknown_names_are_user_errors(name):
     with pytest.raises(UserError, match="unknown"):
-        configs.resolve(**{"task": "chain_reach", name: "nonsense"})
+        presets.resolve(**{"task": "chain_reach", name: "nonsense"})
 
 
 def test_json_round_trip(tmp_path):
@@ -178,7 +179,7 @@ def test_a_resumed_run_may_get_longer_and_nothing_else():
         (resolve("algo.width=33"), "algo.width"),
         (resolve(num_envs=3), "loop.num_envs"),
         (resolve(seed=1), "seed"),
-        (configs.resolve("ms_human_walk", device="cpu"), "task"),
+        (presets.resolve("ms_human_walk", device="cpu"), "task"),
     ):
         with pytest.raises(UserError, match=key):
             configs.continued(saved, asked)

@@ -8,9 +8,10 @@ import toy_envs
 from conftest import compiling_once
 
 from mjx_qflex import config as configs
-from mjx_qflex import evaluate, report
+from mjx_qflex import evaluate, presets, report
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt, Interrupted
+from mjx_qflex.reports import reporting
 from mjx_qflex.runner import driver, metrics, run_folder
 
 SIZES = (
@@ -25,19 +26,19 @@ def toy_task(tmp_path_factory):
     env = toy_envs.ActionReward()
     algorithm = toy_envs.random_algorithm(env.observation_size, env.action_size)
     with pytest.MonkeyPatch.context() as patch, compiling_once(tmp_path_factory.mktemp("compiled")):
-        patch.setattr(driver, "build", lambda config, axis_name=None: (env, algorithm))
+        patch.setattr(driver, "build", lambda config: (env, algorithm))
         yield
 
 
 def resolve(*sets, total_steps=100):
-    return configs.resolve(
+    return presets.resolve(
         "chain_reach", total_steps=total_steps, sets=[*SIZES, *sets], device="cpu"
     )
 
 
 def train(folder, config, say=lambda line: None):
     with Interrupt(say) as interrupt:
-        driver.train(config, folder, "command", interrupt, say, video=False)
+        driver.train(config, folder, reporting.writer("command", say), interrupt, say, video=False)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_worlds_that_break_are_spoken_of_at_once(tmp_path, monkeypatch):
     """Every episode ends non-finite: said after the first epoch, once."""
     env = toy_envs.Counter(death_label=0.0, poison_label=-1.0, poison_time=0)
     algorithm = toy_envs.random_algorithm(env.observation_size, 1)
-    monkeypatch.setattr(driver, "build", lambda config, axis_name=None: (env, algorithm))
+    monkeypatch.setattr(driver, "build", lambda config: (env, algorithm))
     words = []
     train(tmp_path / "run", resolve("evaluations=0"), words.append)
     said = [place for place, line in enumerate(words) if "went non-finite" in line]

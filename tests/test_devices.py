@@ -6,14 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_envs import Counter, random_algorithm
 
-from mjx_qflex import algos
 from mjx_qflex.errors import UserError
-from mjx_qflex.parallel import AXIS
 from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training import sharding
-from mjx_qflex.training.loop import make_loop
 
 HERE = Path(__file__).parent
 
@@ -63,10 +59,3 @@ def test_devices_that_are_not_there(number):
     with pytest.raises(UserError, match=f"--devices={number}: there are 1; give 1 to 1"):
         sharding.make_mesh(number)
     assert sharding.make_mesh() is sharding.make_mesh(1) is None
-
-
-def test_an_algorithm_made_for_several_devices_does_not_run_on_one():
-    with pytest.raises(ValueError, match="made for its axis"):
-        make_loop(Counter(), random_algorithm(2, 1, AXIS), SIZES)
-    with pytest.raises(UserError, match="ppo trains on one device"):
-        algos.make("ppo", algos.entry("ppo").presets["default"], 2, 1, AXIS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from mjx_qflex import train
+from mjx_qflex import flags
 
 PAGES = [ROOT / "README.md", ROOT / "WORKSPACE.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"python -m mjx_qflex\.(\w+)([^`\n#&|]*)")
@@ -39,7 +39,7 @@ def test_a_documented_command_has_these_flags(name, arguments):
         assert not flag.startswith("--") or flag in flags_of(name)
     made = any(argument.endswith(MADE_BY_THE_READER) for argument in arguments)
     if name == "train" and arguments and "--help" not in arguments and not made:
-        train.resolve(train.make_parser().parse(arguments))
+        flags.resolve(flags.make_parser().parse(arguments))
 
 
 def anchors(page: Path) -> set[str]:

@@ -12,17 +12,19 @@ import toy_envs
 from conftest import compiling_once
 
 from mjx_qflex import config as configs
-from mjx_qflex import devices
+from mjx_qflex import devices, presets
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt, Interrupted
+from mjx_qflex.reports import reporting
 from mjx_qflex.runner import (
     assessment,
     checkpoint,
+    checkpointer,
     driver,
     folder_lock,
     metrics,
-    run,
     run_folder,
+    run_log,
 )
 from mjx_qflex.training.loop import make_loop
 
@@ -38,7 +40,7 @@ def toy_task(tmp_path_factory):
     env = toy_envs.ActionReward()
     algorithm = toy_envs.random_algorithm(env.observation_size, env.action_size)
     with pytest.MonkeyPatch.context() as patch, compiling_once(tmp_path_factory.mktemp("compiled")):
-        patch.setattr(driver, "build", lambda config, axis_name=None: (env, algorithm))
+        patch.setattr(driver, "build", lambda config: (env, algorithm))
         yield
 
 
@@ -59,16 +61,22 @@ def copied(finished, tmp_path):
 
 def train(folder, total_steps, said=None, interrupt=None, sets=()):
     sets = (*SIZES, *sets)
-    config = configs.resolve("chain_reach", total_steps=total_steps, sets=sets, device="cpu")
+    config = presets.resolve("chain_reach", total_steps=total_steps, sets=sets, device="cpu")
     words = [] if said is None else said
     with Interrupt(words.append) as own:
-        driver.train(config, folder, "command", interrupt or own, words.append)
+        driver.train(
+            config,
+            folder,
+            reporting.writer("command", words.append),
+            interrupt or own,
+            words.append,
+        )
     return words
 
 
 def train_seeds(folder, seeds, total_steps, at_once=None, stop_at=None, **changes):
     """Trains seeds in `folder`/<seed>; asks to stop once a line says `stop_at`."""
-    config = configs.resolve("chain_reach", total_steps=total_steps, sets=SIZES, device="cpu")
+    config = presets.resolve("chain_reach", total_steps=total_steps, sets=SIZES, device="cpu")
     config = dataclasses.replace(config, **changes)
     words: list[str] = []
     with Interrupt(words.append) as interrupt:
@@ -79,7 +87,9 @@ def train_seeds(folder, seeds, total_steps, at_once=None, stop_at=None, **change
 
         folders = {seed: folder / str(seed) for seed in seeds}
         try:
-            driver.train_seeds(config, folders, "command", interrupt, say, at_once=at_once)
+            driver.train_seeds(
+                config, folders, reporting.writer("command", say), interrupt, say, at_once=at_once
+            )
         except Interrupted:
             assert stop_at is not None
             words.append("stopped")
@@ -101,10 +111,10 @@ def evaluated(folder):
 
 
 def test_a_slow_machine_is_told_how_to_be_heard_and_trains_alike(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "LONG_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(run_log, "LONG_EPOCH_SECONDS", 0.0)
     words = train(tmp_path / "slow", 120)
     assert said(words, "--set loop.steps_per_epoch=1 is heard sooner and trains alike") == 1
-    monkeypatch.setattr(run, "LONG_EPOCH_SECONDS", 1e9)
+    monkeypatch.setattr(run_log, "LONG_EPOCH_SECONDS", 1e9)
     assert said(train(tmp_path / "fast", 120), "is heard sooner") == 0
     assert_same_outcome(tmp_path / "slow", tmp_path / "fast")
 
@@ -147,7 +157,7 @@ def test_seeds_share_the_free_memory_and_one_capacity(tmp_path, monkeypatch):
         return [configs.load(tmp_path / str(seed)).loop.replay_capacity for seed in seeds]
 
     monkeypatch.setattr(devices, "free_bytes", lambda: 15_000)
-    sizes = configs.resolve("chain_reach", sets=(*SIZES, "loop.replay_capacity=0")).loop
+    sizes = presets.resolve("chain_reach", sets=(*SIZES, "loop.replay_capacity=0")).loop
     train_seeds(tmp_path, [0, 1], 400, at_once=2, stop_at="epoch 1 |", loop=sizes)
     first, second = capacities(0, 1)
     assert 40 < first == second < 120
@@ -161,7 +171,7 @@ def test_a_replay_that_gives_up_rows_is_spoken_of_once(tmp_path, monkeypatch):
     env = toy_envs.ActionReward()
     env.episode_length = 1000
     algorithm = toy_envs.random_algorithm(env.observation_size, env.action_size)
-    monkeypatch.setattr(driver, "build", lambda config, axis_name=None: (env, algorithm))
+    monkeypatch.setattr(driver, "build", lambda config: (env, algorithm))
     words = train(tmp_path, 400)
     assert said(words, "holds the newest 80 transitions only") == 1
     assert {row["replay_transitions"] for row in metrics.read_rows(tmp_path)} == {80.0}
@@ -209,8 +219,8 @@ def test_checkpoints_come_after_the_first_and_last_epoch_and_when_due(copied, mo
 
     rare = saves(train(copied, 300))
     assert len(rare) == 1
-    monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(run, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(checkpointer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpointer, "CHECKPOINT_SHARE", 1e9)
     assert len(saves(train(copied, 500))) == 5
 
 

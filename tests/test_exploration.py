@@ -20,7 +20,7 @@ from mjx_qflex.reports import comparison
 from mjx_qflex.runner import assessment, checkpoint, driver, run_folder
 from mjx_qflex.sweeps import sweep_file
 from mjx_qflex.training.loop import make_loop
-from mjx_qflex.types import Algorithm
+from mjx_qflex.types import Algorithm, EnvSpec, stateless_policy
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "exploration"
 # Those of the shared tiny run, in the form of --set.
@@ -128,12 +128,12 @@ def test_proposition1_measures_falls(script):
 def test_a_flow_by_prefixes_ends_where_the_sampler_ends(script):
     proposition1 = script("proposition1")
     config = algos.entry("qflex").config_class(width=8, depth=1)
-    algorithm = algos.make("qflex", config, 3, 2)
+    algorithm = algos.make("qflex", config, EnvSpec(3, 2))
     learner = algorithm.init(jax.random.key(0))
     obs = jax.random.normal(jax.random.key(1), (4, 3))
 
     def parts_of(obs):
-        return algos.policy_parts("qflex", config)(learner, obs)
+        return algorithm.policy(learner).parts(obs)
 
     parts = parts_of(obs)
     start = parts.start(jax.random.normal(jax.random.key(2), (4, 2)))
@@ -148,11 +148,10 @@ def test_a_flow_by_prefixes_ends_where_the_sampler_ends(script):
 def test_figure9_finds_the_correlation_that_is_there(script):
     mixing = jnp.array([[0.1, 0.0, 0.0], [0.08, 0.06, 0.0], [0.0, 0.0, 0.1]])
 
-    def act(learner, obs, carry, key, mode):
-        assert mode == "explore"
-        return obs[:, :3] + jax.random.normal(key, (obs.shape[0], 3)) @ mixing.T, carry
+    def sample(obs, key):
+        return obs[:, :3] + jax.random.normal(key, (obs.shape[0], 3)) @ mixing.T
 
-    algorithm = Algorithm(lambda key: (), lambda num_envs: (), act, lambda *_: ())
+    algorithm = Algorithm(lambda key: (), lambda learner: stateless_policy(sample, sample))
     noise = script("figure9").measure(algorithm, (), jnp.zeros((3, 4)), 4096)
     expected = np.array([[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 1.0]])
     np.testing.assert_allclose(noise.correlation, expected, atol=0.04)

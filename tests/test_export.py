@@ -7,8 +7,7 @@ import pytest
 from conftest import absent_sources_skip
 from toy_envs import Counter, random_algorithm
 
-from mjx_qflex import config as configs
-from mjx_qflex import tasks
+from mjx_qflex import presets, tasks
 from mjx_qflex.algos.qflex import QflexConfig
 from mjx_qflex.runner import driver
 from mjx_qflex.sizes import LoopConfig
@@ -30,7 +29,7 @@ def exported(loop):
 
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_an_epoch_lowers_for_accelerators(name):
-    config = configs.resolve(name, "qflex", "paper")
+    config = presets.resolve(name, "qflex", "paper")
     config = replace(config, loop=SIZES, algo_config=QflexConfig(width=8, depth=1))
     with absent_sources_skip():
         env, algorithm = driver.build(config)

@@ -19,8 +19,8 @@ from mjx_qflex.training.loop import make_loop
 # `python -m mjx_qflex.train`, but with a checkpoint every so many seconds, if it costs that long.
 TRAIN = """
 from mjx_qflex import train
-from mjx_qflex.training import run
-run.CHECKPOINT_SECONDS, run.CHECKPOINT_SHARE = {seconds}, 1e9
+from mjx_qflex.runner import checkpointer
+checkpointer.CHECKPOINT_SECONDS, checkpointer.CHECKPOINT_SHARE = {seconds}, 1e9
 raise SystemExit(train.main())
 """
 TIMEOUT = 240.0  # s

@@ -9,15 +9,16 @@ import toy_envs
 from test_motion_files import RUN, write_acclaim
 
 from mjx_qflex import config as configs
-from mjx_qflex import evaluate
+from mjx_qflex import evaluate, presets
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt
+from mjx_qflex.reports import reporting
 from mjx_qflex.runner import driver, inputs
 from mjx_qflex.runner.run_folder import Member
 
 
 def config_of(motion):
-    config = configs.resolve("ms_human_run", device="cpu")
+    config = presets.resolve("ms_human_run", device="cpu")
     return replace(config, task_config=replace(config.task_config, motion=str(motion)))
 
 
@@ -87,7 +88,7 @@ def test_a_recording_brings_its_skeleton(tmp_path):
 
 
 def test_shipped_motions_need_no_copy(tmp_path):
-    config = configs.resolve("ms_human_walk", device="cpu")
+    config = presets.resolve("ms_human_walk", device="cpu")
     Member(config, tmp_path / "run").save_config()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
     assert inputs.found(config, tmp_path) == inputs.kept(config, tmp_path) == config
@@ -103,16 +104,23 @@ def test_a_run_is_evaluated_and_resumed_from_anywhere(tmp_path, monkeypatch):
     """With a toy in place of the body: what counts is which motion it would have had."""
     built = []
 
-    def build(config, axis_name=None):
+    def build(config):
         built.append(config.task_config.motion)
         env = toy_envs.ActionReward()
         return env, toy_envs.random_algorithm(env.observation_size, env.action_size)
 
     def train(total_steps):
         sets = (*SIZES, "task.motion=mine.csv")
-        config = configs.resolve("ms_human_run", total_steps=total_steps, sets=sets, device="cpu")
+        config = presets.resolve("ms_human_run", total_steps=total_steps, sets=sets, device="cpu")
         with Interrupt(lambda line: None) as interrupt:
-            driver.train(config, folder, "command", interrupt, lambda line: None, video=False)
+            driver.train(
+                config,
+                folder,
+                reporting.writer("command", print),
+                interrupt,
+                lambda line: None,
+                video=False,
+            )
 
     monkeypatch.setattr(driver, "build", build)
     (tmp_path / "here").mkdir()

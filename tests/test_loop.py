@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toy_envs import Counter, random_algorithm
 
-from mjx_qflex import algos, tasks
+from mjx_qflex import algos, devices, tasks
 from mjx_qflex.errors import UserError
 from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training import loop as loop_module
@@ -18,6 +18,7 @@ from mjx_qflex.training import replay as ring
 from mjx_qflex.training.aggregate import merge_metrics
 from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.program import Program, stepping_options
+from mjx_qflex.types import Acted, EnvSpec
 
 CONFIG = LoopConfig(
     num_envs=8,
@@ -91,7 +92,7 @@ def test_termination_does_not_bootstrap_and_a_time_out_does(healthy):
 def test_acting_state_and_episode_sums_restart_with_the_episode(healthy):
     device = healthy[0].device
     time = np.asarray(device.env_state.obs[:, 1])
-    np.testing.assert_array_equal(device.carry, time)
+    np.testing.assert_array_equal(device.acting, time)
     np.testing.assert_array_equal(device.episode_length, time)
     assert (np.asarray(device.episode_return)[time == 0] == 0).all()
 
@@ -117,7 +118,7 @@ def test_metrics_describe_the_episodes(healthy):
     np.testing.assert_allclose(merged["episode/length"], lengths.mean(), rtol=1e-6)
     np.testing.assert_allclose(merged["reward"], data.reward[last].mean(), rtol=1e-5)
     np.testing.assert_allclose(merged["env/reward/toy"], merged["reward"], rtol=1e-6)
-    assert merged["nonfinite_worlds"] == 0
+    assert merged["nonfinite_environments"] == 0
 
 
 def test_no_episode_ended_means_no_mean():
@@ -180,7 +181,7 @@ def test_scan_equals_a_python_loop(breaking):
         device, row = step(device)
         rows.append(row)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), run.device, device)
-    for name in ("nonfinite_worlds", "episode/count"):
+    for name in ("nonfinite_environments", "episode/count"):
         assert metrics[name] == sum(int(row[name]) for row in rows) > 0
     np.testing.assert_allclose(metrics["reward"], np.mean([r["reward"] for r in rows]), rtol=1e-5)
 
@@ -210,10 +211,10 @@ def test_compiled_epoch_holds_one_ring(dtype):
     assert peak_bytes(Program(epoch), loop) > 1.9 * loop.replay_bytes
 
 
-def test_nonfinite_worlds_are_ended_counted_and_never_sampled(breaking):
+def test_nonfinite_environments_are_ended_counted_and_never_sampled(breaking):
     run, rows, _, _ = breaking
     data, valid = written(run)
-    counted = sum(int(row["nonfinite_worlds"]) for row in rows)
+    counted = sum(int(row["nonfinite_environments"]) for row in rows)
     in_epochs = valid[-3 * CONFIG.steps_per_epoch :]
     assert counted == (~in_epochs).sum() > 0
     for field in (data.action, data.reward, data.discount):
@@ -232,14 +233,19 @@ def test_nonfinite_worlds_are_ended_counted_and_never_sampled(breaking):
         assert all(np.isfinite(value) for value in row.values())
 
 
-def test_a_learner_that_acts_nan_ends_its_worlds():
+def sampling(sample):
+    """The random algorithm with another way to draw actions."""
     algorithm = random_algorithm(2, 1)
-    broken = algorithm._replace(
-        act=lambda learner, obs, carry, key, mode: (jnp.full((obs.shape[0], 1), jnp.nan), carry)
+    return algorithm._replace(
+        policy=lambda learner: algorithm.policy(learner)._replace(sample=sample)
     )
+
+
+def test_a_learner_that_acts_nan_ends_its_worlds():
+    broken = sampling(lambda obs, state, key: Acted(jnp.full((obs.shape[0], 1), jnp.nan), state))
     loop = make_loop(Counter(), broken, CONFIG)
     run, metrics = loop.epoch(loop.init(KEY))
-    assert metrics["nonfinite_worlds"] == CONFIG.num_envs * CONFIG.steps_per_epoch
+    assert metrics["nonfinite_environments"] == CONFIG.num_envs * CONFIG.steps_per_epoch
     assert not run.device.replay.valid.any()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(run.device)))
 
@@ -262,7 +268,9 @@ def test_the_pool_is_drawn_anew_after_its_steps(healthy):
 def test_two_epochs_of_five_steps_are_one_of_ten(num_seeds):
     """Bit for bit: worlds, resets, the pool, the ring, the learner and the key."""
     env = Counter()
-    algorithm = algos.make("qflex", algos.entry("qflex").config_class(width=8, depth=1), 2, 1)
+    algorithm = algos.make(
+        "qflex", algos.entry("qflex").config_class(width=8, depth=1), EnvSpec(2, 1)
+    )
     key = KEY if num_seeds is None else jnp.stack([KEY, KEY + 1])
     final = []
     for steps in (5, 10):
@@ -288,13 +296,9 @@ def test_same_seed_same_run_bitwise(breaking):
 
 def test_prefill_by_the_policy_stores_its_actions():
     env = Counter()
-    algorithm = random_algorithm(2, 1)
-
-    def act(learner, obs, carry, key, mode):
-        return jnp.full((obs.shape[0], 1), 0.25), carry + 1
-
+    always = sampling(lambda obs, state, key: Acted(jnp.full((obs.shape[0], 1), 0.25), state + 1))
     config = replace(CONFIG, prefill_actions="policy")
-    loop = make_loop(env, algorithm._replace(act=act), config)
+    loop = make_loop(env, always, config)
     data, valid = written(loop.prefill(loop.init(KEY)))
     assert valid.all() and np.all(data.action == 0.25)
     loop, _ = build()
@@ -330,14 +334,17 @@ def test_impossible_sizes_are_refused(field, value):
 
 def test_ring_that_cannot_fit_is_refused_before_allocation():
     with pytest.raises(UserError, match=r"GiB.*loop\.replay_capacity"):
-        build(LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 10**12}))
+        loop, _ = build(LoopConfig(**{**CONFIG.__dict__, "replay_capacity": 10**12}))
+        loop.check_fits(devices.free_bytes())
 
 
 def test_a_state_that_cannot_fit_is_refused_before_allocation():
     loop, env = build(CONFIG)
-    algorithm = algos.make("sac", algos.entry("sac").config_class(width=2**16, depth=100), 2, 1)
+    algorithm = algos.make(
+        "sac", algos.entry("sac").config_class(width=2**16, depth=100), EnvSpec(2, 1)
+    )
     with pytest.raises(UserError, match=r"the run's state needs .* GiB.*algo\.width"):
-        make_loop(env, algorithm, CONFIG)
+        make_loop(env, algorithm, CONFIG).check_fits(devices.free_bytes())
 
 
 def test_compiler_options_of_the_environment_are_for_the_cpu(monkeypatch):
@@ -369,3 +376,53 @@ def test_4096_environments_in_one_scan():
     assert [int(row["episode/timeouts"]) for row in rows] == [4096, 4096]
     assert sum(int(row["episode/terminations"]) for row in rows) == 0
     assert merge_metrics(rows)["episode/length"] == env.episode_length
+
+
+def test_what_the_policy_gives_along_is_kept_with_the_transition():
+    """Twice the action, and the acting state: each sample has those of its own step."""
+
+    def sample(obs, state, key):
+        action = jax.random.uniform(key, (obs.shape[0], 1), minval=-1.0)
+        return Acted(action, state + 1, {"double": 2.0 * action, "step": state})
+
+    loop = make_loop(Counter(), sampling(sample), replace(CONFIG, prefill_actions="policy"))
+    run = loop.prefill(loop.init(KEY))
+    batch = ring.sample(run.device.replay, jax.random.PRNGKey(3), (256,))
+    np.testing.assert_array_equal(batch.extras["double"], 2.0 * batch.action)
+    np.testing.assert_array_equal(batch.extras["step"], batch.obs[:, 1].astype(int))
+    uniform = make_loop(Counter(), sampling(sample), CONFIG)
+    run = uniform.prefill(uniform.init(KEY))
+    batch = ring.sample(run.device.replay, jax.random.PRNGKey(3), (64,))
+    assert not batch.extras["double"].any() and batch.action.any()
+
+
+def test_an_offline_phase_learns_from_the_prefill_and_steps_nothing():
+    updates = CONFIG.steps_per_epoch * CONFIG.updates_per_step
+    config = replace(CONFIG, offline_updates=updates + 1)
+    loop, env = build(config)
+    phases = loop.phases(loop.phases(0)[0].transitions + 1)
+    assert [phase.name for phase in phases] == ["prefill", "offline", "online"]
+    run, rows = loop.init(loop.key([0])), []
+    for phase in phases:
+        while not phase.is_done(run):
+            before = jax.device_get(run.device.env_state.obs)
+            run, metrics = loop.advance(phase, run)
+            rows.append((phase.name, jax.device_get(metrics)))
+            same = np.array_equal(before, run.device.env_state.obs)
+            assert same == (phase.name == "offline")
+    names = [name for name, _ in rows]
+    assert names == ["prefill", "offline", "offline", "online"]
+    assert (run.epochs, run.updates) == (3, 3 * updates)
+    assert int(run.learner["updates"]) == run.updates
+    offline, online = rows[1][1], rows[3][1]
+    assert set(offline) == set(online)
+    assert np.isnan(offline["episode/return"]) and offline["update/updates"] > 0
+    assert offline["replay_transitions"] > 0
+    without = build()[0].phases(10**6)
+    assert [phase.name for phase in without] == ["prefill", "online"]
+
+
+def test_offline_updates_need_data_and_updates():
+    for field in ("prefill_transitions", "updates_per_step"):
+        with pytest.raises(UserError, match="loop.offline_updates=5 needs"):
+            replace(CONFIG, offline_updates=5, **{field: 0})

@@ -49,7 +49,7 @@ def test_batch_renorm_equals_numpy_through_warmup_and_clipping():
     rng = np.random.default_rng(0)
     size, warmup = 4, 2
     norm = random_norm(rng, size)
-    moments = networks.Moments(jnp.zeros(size), jnp.ones(size), jnp.zeros((), jnp.int32))
+    moments = networks.BatchStats(jnp.zeros(size), jnp.ones(size), jnp.zeros((), jnp.int32))
     mean_average, var_average = np.zeros(size), np.zeros(size)
     # The last batch is far off and wide, so that r and d both reach their limits.
     for call, (center, spread) in enumerate([(0, 1), (0.5, 1.2), (1, 2), (40, 30)]):
@@ -77,7 +77,7 @@ def test_batch_renorm_equals_numpy_through_warmup_and_clipping():
 
 def test_correction_carries_no_gradient():
     norm = networks.Affine(jnp.ones(1), jnp.zeros(1))
-    moments = networks.Moments(jnp.array([0.2]), jnp.array([0.3]), jnp.array(10))
+    moments = networks.BatchStats(jnp.array([0.2]), jnp.array([0.3]), jnp.array(10))
     x = jnp.array([[0.0], [1.0], [3.0]])
 
     def spread(x, warmup):
@@ -104,26 +104,26 @@ def test_folded_equals_unfolded(batch_norm):
                 params.norms[index], np.asarray(mean), np.asarray(var), expected
             )
         expected = expected @ np.asarray(layer.kernel) + np.asarray(layer.bias)
-    result = networks.apply_folded(networks.fold(params, moments), jnp.asarray(x))
+    result = networks.apply(networks.for_inference(params, moments), jnp.asarray(x))
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_binding_the_observation_changes_no_number(batch_norm):
     params, moments = trained(batch_norm=batch_norm)
-    folded = networks.fold(params, moments)
+    folded = networks.for_inference(params, moments)
     x = jax.random.normal(jax.random.key(7), (6, SIZES[0]))
     obs, action = x[:, :3], x[:, 3:]
-    bound = networks.bind(folded, obs)
+    bound = networks.fix_inputs(folded, obs)
 
     def value(action):
-        return networks.apply_folded(bound, action).sum()
+        return networks.apply(bound, action).sum()
 
     def value_without(action):
-        return networks.apply_folded(folded, jnp.concatenate([obs, action], axis=1)).sum()
+        return networks.apply(folded, jnp.concatenate([obs, action], axis=1)).sum()
 
     np.testing.assert_allclose(
-        networks.apply_folded(bound, action), networks.apply_folded(folded, x), rtol=1e-5, atol=1e-5
+        networks.apply(bound, action), networks.apply(folded, x), rtol=1e-5, atol=1e-5
     )
     np.testing.assert_allclose(
         jax.grad(value)(action), jax.grad(value_without)(action), rtol=1e-5, atol=1e-5
@@ -135,7 +135,7 @@ def test_folding_keeps_the_digits_of_a_large_mean():
     x = 1000.0 + jnp.linspace(-0.05, 0.05, 64)[:, None]
     for _ in range(5):
         output, moments = networks.apply_train(params, moments, x, warmup=10)
-    folded = networks.apply_folded(networks.fold(params, moments), x)
+    folded = networks.apply(networks.for_inference(params, moments), x)
     np.testing.assert_allclose(folded, output, atol=0.05 * float(jnp.ptp(output)))
 
 
@@ -144,8 +144,8 @@ def test_untrained_statistics_leave_the_input_alone():
     plain, _ = networks.init_mlp(jax.random.key(0), SIZES, batch_norm=False)
     x = jax.random.normal(jax.random.key(1), (4, SIZES[0]))
     np.testing.assert_allclose(
-        networks.apply_folded(networks.fold(params, moments), x),
-        networks.apply_folded(networks.fold(plain, ()), x),
+        networks.apply(networks.for_inference(params, moments), x),
+        networks.apply(networks.for_inference(plain, ()), x),
         rtol=1e-4,
         atol=1e-4,
     )
@@ -163,10 +163,10 @@ def test_products_in_bfloat16_round_factors_and_nothing_else():
     rng = np.random.default_rng(0)
     x, kernel, upstream = (rng.normal(size=s).astype("f") for s in ((7, 5), (5, 3), (7, 3)))
     layers = (networks.Linear(jnp.asarray(kernel), jnp.full((1, 3), 1e-4)),)
-    folded = networks.Folded(jnp.zeros(5), layers)
+    folded = networks.InferenceMLP(jnp.zeros(5), layers)
 
     def outputs(x, folded):
-        return networks.apply_folded(folded, x)
+        return networks.apply(folded, x)
 
     def rounded(values):
         return np.asarray(jnp.asarray(values, jnp.bfloat16), np.float32)

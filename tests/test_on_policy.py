@@ -12,12 +12,12 @@ import toy_envs
 from brax.training.agents.ppo import train as brax_ppo
 from conftest import jax_for_others
 
-from mjx_qflex import algos, evaluate, report, train
-from mjx_qflex import config as configs
+from mjx_qflex import algos, evaluate, presets, report, train
 from mjx_qflex.algos.ppo import PpoConfig, network_factory
 from mjx_qflex.interrupt import Interrupt, Interrupted
+from mjx_qflex.reports import reporting
 from mjx_qflex.runner import assessment, checkpoint, driver, metrics, run_folder
-from mjx_qflex.training import on_policy
+from mjx_qflex.training import environments, on_policy
 from mjx_qflex.training.on_policy import BraxWorlds, OnPolicyConfig
 
 GAMMA = 0.9
@@ -50,7 +50,7 @@ def compile_now(name, program, *arguments):
 
 def learn(env, epochs, options=OPTIONS, seed=0):
     """Trains; returns the agent, what it learnt and the metrics of each epoch."""
-    agent = algos.make("ppo", options, env.observation_size, env.action_size)
+    agent = algos.make("ppo", options, environments.spec(env))
     seen = []
     on_policy.train(
         env, options, SIZES, agent.init(jax.random.PRNGKey(seed)), epochs, seed, compile_now,
@@ -110,7 +110,7 @@ def test_ended_worlds_restart_anew_and_tell_how_they_ended():
     totals = {name: sum(row[name] for row in reported) for name in reported[0]}
     assert totals["episode/terminations"] == ended["terminated"]
     assert totals["episode/timeouts"] == ended["timed_out"]
-    assert totals["nonfinite_worlds"] == ended["bad"]
+    assert totals["nonfinite_environments"] == ended["bad"]
     assert totals["episode/count"] == sum(ended.values())
 
 
@@ -219,7 +219,7 @@ def test_finished_runs_rest_are_evaluated_again_and_go_on(trained, capsys):
 
 def test_a_stopped_run_keeps_what_it_learnt(tmp_path):
     sets = [flag for flag in TINY if flag.startswith(("loop.", "algo.", "evaluations"))]
-    config = configs.resolve("chain_reach", "ppo", None, 0, 8, 2000, sets, "cpu")
+    config = presets.resolve("chain_reach", "ppo", None, 0, 8, 2000, sets, "cpu")
 
     def go(folder, stop_at):
         words = []
@@ -229,7 +229,7 @@ def test_a_stopped_run_keeps_what_it_learnt(tmp_path):
             interrupt.requested |= line.startswith(stop_at)
 
         with Interrupt(words.append) as interrupt:
-            driver.train(config, folder, "command", interrupt, say)
+            driver.train(config, folder, reporting.writer("command", say), interrupt, say)
 
     with pytest.raises(Interrupted):  # while compiling: at once, with nothing to save
         go(tmp_path / "early", "compiling training_epoch")
@@ -268,16 +268,16 @@ def test_bad_input_takes_one_line_and_writes_nothing(capsys, tmp_path, flags, sa
 
 def test_sizes_that_are_valid_only_together_need_no_order():
     sizes = ["loop.batch_size=6", "loop.num_minibatches=2"]
-    config = configs.resolve("chain_reach", "ppo", "cpu", num_envs=12, sets=sizes)
+    config = presets.resolve("chain_reach", "ppo", "cpu", num_envs=12, sets=sizes)
     assert config.loop.num_envs == 12
-    assert config == configs.resolve("chain_reach", "ppo", "cpu", num_envs=12, sets=sizes[::-1])
+    assert config == presets.resolve("chain_reach", "ppo", "cpu", num_envs=12, sets=sizes[::-1])
 
 
 @pytest.mark.parametrize("preset", ["cpu", "gpu", "paper", "code"])
 @pytest.mark.parametrize("task", ["chain_reach", "ms_human_walk"])
 def test_presets_are_complete(preset, task):
-    config = configs.resolve(task, "ppo", preset)
-    other = configs.resolve(task, "sac", preset)
+    config = presets.resolve(task, "ppo", preset)
+    other = presets.resolve(task, "sac", preset)
     assert (config.total_steps, config.evaluations) == (other.total_steps, other.evaluations)
     assert config.loop.eval_envs == other.loop.eval_envs
     if preset in ("paper", "code"):

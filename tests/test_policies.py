@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from tiny_runs import TINY
 
-from mjx_qflex import algos, evaluate, export, files, train
+from mjx_qflex import algos, evaluate, export, files, presets, train
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
 from mjx_qflex.runner import checkpoint, driver, policies, run_folder
 from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.state import with_learner
+from mjx_qflex.types import EnvSpec
 
 SIZES = 3, 2  # of observations and actions
 SMALL = ("algo.width=8", "algo.depth=1")
@@ -51,7 +52,7 @@ def test_a_policy_is_its_run_but_for_the_optimisers(trained, exported):
     of_run = named(checkpoint.restore_learner(newest, jax.eval_shape(lambda: learner)))
     fresh = named(algorithm.init(jax.random.PRNGKey(0)))
     for name, array in named(learner).items():
-        expected = fresh if "optimizer" in name else of_run
+        expected = fresh if "opt_state" in name else of_run
         np.testing.assert_array_equal(array, expected[name])
     assert policy.config == configs.load(trained[0])
     assert policy.card["licence"] == "Apache-2.0" and policy.card["transitions"] == 4000
@@ -72,7 +73,7 @@ def test_a_policy_is_its_run_but_for_the_optimisers(trained, exported):
 def test_what_a_policy_acts_with(algo, needed, spared):
     entry = algos.entry(algo)
     config = entry.config_class(width=8, depth=1)
-    algorithm = algos.make(algo, config, *SIZES)
+    algorithm = algos.make(algo, config, EnvSpec(*SIZES))
     learner = algorithm.init(jax.random.PRNGKey(0))
     acts = {name.split(".")[0] for name in policies.acting(algorithm, learner, SIZES[0])}
     particles = getattr(config, "particles", 2) > 1
@@ -93,7 +94,7 @@ def test_a_policy_is_evaluated_without_its_run(exported, tmp_path, capsys):
 def test_training_goes_on_from_a_policy_and_from_a_run(trained, exported):
     """The first learner is that of the policy, or of the run with its optimisers."""
     for source, optimizers in ((exported, False), (trained[0], True)):
-        config = configs.resolve_from(driver.config_of(str(source)), str(source), seed=5)
+        config = presets.resolve_from(driver.config_of(str(source)), str(source), seed=5)
         assert (config.seed, config.loop.prefill_actions) == (5, "policy")
         env, algorithm = driver.build(config)
         start = driver._start(config, algorithm)
@@ -102,7 +103,7 @@ def test_training_goes_on_from_a_policy_and_from_a_run(trained, exported):
         of_run = named(checkpoint.restore_learner(newest, jax.eval_shape(lambda x=start: x)))
         for name, array in named(run.learner).items():
             same = np.array_equal(array, of_run[name])
-            assert same or ("optimizer" in name and not optimizers), name
+            assert same or ("opt_state" in name and not optimizers), name
 
 
 def start_key():

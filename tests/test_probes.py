@@ -11,7 +11,7 @@ import pytest
 import toy_envs
 
 from mjx_qflex import networks
-from mjx_qflex.algos import qflex
+from mjx_qflex.algos import common, qflex
 from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training.loop import make_loop
 
@@ -44,8 +44,9 @@ def train(env, seed=0):
 def q_values(learner, obs, action):
     """Both critics' values [2, B] of observations and actions given as lists of B numbers."""
     inputs = jnp.stack([jnp.asarray(obs, jnp.float32), jnp.asarray(action, jnp.float32)], axis=1)
-    folded = [networks.fold(critic.params, critic.moments) for critic in learner.critics]
-    return np.stack([networks.apply_folded(critic, inputs)[:, 0] for critic in folded])
+    return np.stack(
+        [networks.apply(common.for_inference(c), inputs)[:, 0] for c in learner.critics]
+    )
 
 
 KNOWN = [

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import acting
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from mjx_qflex import algos
 from mjx_qflex.algos import common, qflex
 from mjx_qflex.algos.qflex import PRESETS, QflexConfig
 from mjx_qflex.errors import UserError
+from mjx_qflex.types import EnvSpec
 
 OBS, ACT, BATCH = 3, 2, 16
 TINY = {"width": 8, "depth": 2, "ascent_steps": 3, "ascent_step_size": 0.3, "euler_steps": 4}
@@ -28,7 +30,7 @@ def random_batch(seed, size=BATCH):
 
 def warmed_up(config):
     """An algorithm and its learner after two updates, batch renormalisation at work."""
-    algorithm = qflex.make(config, OBS, ACT)
+    algorithm = qflex.make(config, EnvSpec(OBS, ACT))
     learner = algorithm.init(jax.random.key(0))
     update = jax.jit(algorithm.update)
     for seed in (1, 2):
@@ -138,7 +140,7 @@ class Reference:
         now = np.concatenate([batch.obs, batch.action], 1)
         then = np.concatenate([batch.next_obs, action], 1)
         params = params or old.critics[index].params
-        net = (params, old.critics[index].moments)
+        net = (params, old.critics[index].batch_stats)
         inputs = np.concatenate([now, then])
         values = np_train(net, inputs, config.renorm_warmup, self.corrections[index])[:, 0]
         return values[:BATCH], values[BATCH:]
@@ -155,14 +157,14 @@ class Reference:
     def value(self, obs, action):
         old_or_new = self.old if self.config.stale_critic else self.new
         both = [
-            np_eval((old_or_new.critics[i].params, self.new.critics[i].moments),
+            np_eval((old_or_new.critics[i].params, self.new.critics[i].batch_stats),
                     np.concatenate([obs, action], 1))[:, 0]
             for i in (0, 1)
         ]  # fmt: skip
         return np.minimum(*both) if self.config.gradient == "min" else np.mean(both, 0)
 
     def policy_loss(self, params=None):
-        net = (params or self.old.source.params, self.old.source.moments)
+        net = (params or self.old.source.params, self.old.source.batch_stats)
         warmup, corrections = self.config.renorm_warmup, self.corrections["source"]
         output = np_train(net, self.batch.obs, warmup, corrections)
         action, log_prob = np_source(self.config, output, self.noise)
@@ -177,7 +179,7 @@ class Reference:
     def flow_loss(self, params=None):
         states, start, end = self.flow_pair()
         point = (1 - self.time) * start + self.time * end
-        net = (params or self.old.velocity.params, self.old.velocity.moments)
+        net = (params or self.old.velocity.params, self.old.velocity.batch_stats)
         inputs = np.concatenate([states, point, self.time], 1)
         slope = np_train(net, inputs, self.config.renorm_warmup, self.corrections["velocity"])
         return np.mean((slope - (end - start)) ** 2)
@@ -228,7 +230,7 @@ def test_one_update_equals_numpy(case):
         # Entropy is above its target of -1 an actuator, so the temperature falls.
         assert new.temperature.log_alpha < old.temperature.log_alpha < 0
         # Its Adam has the usual decay, whatever the networks' is: mean and square of one excess.
-        before, after = (x.temperature.optimizer[0] for x in (old, new))
+        before, after = (x.temperature.opt_state[0] for x in (old, new))
         excess = np.sqrt((after.nu - 0.999 * before.nu) / 0.001)
         np.testing.assert_allclose(after.mu, 0.9 * before.mu + 0.1 * excess, rtol=1e-3)
 
@@ -245,7 +247,7 @@ def check_adam_step(rate, loss, before, after):
                 layers[index] = layer._replace(kernel=kernel)
                 gradient.append(loss(before.params._replace(layers=tuple(layers))))
             gradient = (gradient[0] - gradient[1]) / 2e-6
-            second = before.optimizer[0].nu.layers[index].kernel[entry]
+            second = before.opt_state[0].nu.layers[index].kernel[entry]
             second = (0.999 * second + 0.001 * gradient**2) / (1 - 0.999**3)
             step = -rate * gradient / (np.sqrt(second) + 1e-8)
             moved = after.params.layers[index].kernel[entry] - layer.kernel[entry]
@@ -253,13 +255,12 @@ def check_adam_step(rate, loss, before, after):
 
 
 def act(config, mode, seed=0, num_envs=5, learner=None):
-    algorithm = qflex.make(config, OBS, ACT)
+    algorithm = qflex.make(config, EnvSpec(OBS, ACT))
     learner = learner or algorithm.init(jax.random.key(0))
     obs = jnp.ones((num_envs, OBS))
-    action, carry = algorithm.act(
-        learner, obs, algorithm.init_carry(num_envs), jax.random.key(seed), mode
-    )
-    assert action.shape == (num_envs, ACT) and carry == ()
+    key = jax.random.key(seed) if mode == "explore" else None
+    action, state, extras = acting.act(algorithm, learner, obs, key)
+    assert action.shape == (num_envs, ACT) and state == () and extras == {}
     return np.asarray(action)
 
 
@@ -269,7 +270,7 @@ def test_exploring_draws_and_evaluation_does_not():
     assert np.ptp(explored, axis=0).min() > 0
     assert not np.allclose(explored, act(config, "explore", seed=1))
     fixed = act(config, "eval")
-    assert np.ptp(fixed, axis=0).max() < 1e-6  # one draw for every world and step
+    assert np.ptp(fixed, axis=0).max() < 1e-6  # one draw for every environment and step
     np.testing.assert_array_equal(fixed, act(config, "eval", seed=1))
     mean = act(dataclasses.replace(config, eval_noise="mean"), "eval")
     assert not np.allclose(mean, fixed)
@@ -277,7 +278,7 @@ def test_exploring_draws_and_evaluation_does_not():
 
 def test_mean_evaluation_starts_at_the_source_mean():
     config = dataclasses.replace(PRESETS["code"], **TINY, eval_noise="mean")
-    learner = qflex.make(config, OBS, ACT).init(jax.random.key(0))
+    learner = qflex.make(config, EnvSpec(OBS, ACT)).init(jax.random.key(0))
     nets = as_numpy(learner)
     obs = np.ones((5, OBS))
     start = np.tanh(np_eval(nets.source[:2], obs)[:, :ACT])
@@ -287,7 +288,7 @@ def test_mean_evaluation_starts_at_the_source_mean():
 
 def test_clip_stored_action_bounds_what_leaves_the_policy():
     config = dataclasses.replace(PRESETS["code"], **TINY)
-    learner = qflex.make(config, OBS, ACT).init(jax.random.key(0))
+    learner = qflex.make(config, EnvSpec(OBS, ACT)).init(jax.random.key(0))
     # A velocity field that only knows one way: 3 along every actuator.
     last = learner.velocity.params.layers[-1]
     last = last._replace(kernel=jnp.zeros_like(last.kernel), bias=jnp.full(ACT, 3.0))
@@ -302,10 +303,10 @@ def test_clip_stored_action_bounds_what_leaves_the_policy():
 def test_without_euler_steps_the_source_acts_and_learns_as_before():
     config = dataclasses.replace(PRESETS["code"], **TINY)
     off = dataclasses.replace(config, euler_steps=0)
-    learner = qflex.make(off, OBS, ACT).init(jax.random.key(0))
+    learner = qflex.make(off, EnvSpec(OBS, ACT)).init(jax.random.key(0))
     expected, _ = qflex.sample_source(
         off,
-        common.folded(learner.source),
+        common.for_inference(learner.source),
         jnp.ones((5, OBS)),
         jax.random.normal(jax.random.key(0), (5, ACT)),
     )
@@ -322,7 +323,7 @@ def test_without_euler_steps_the_source_acts_and_learns_as_before():
 
 def test_batch_norm_in_the_critic_only():
     config = dataclasses.replace(PRESETS["paper"], **TINY)
-    learner = qflex.make(config, OBS, ACT).init(jax.random.key(0))
+    learner = qflex.make(config, EnvSpec(OBS, ACT)).init(jax.random.key(0))
     assert learner.critics[0].params.norms and not learner.source.params.norms
     assert not learner.velocity.params.norms
 
@@ -330,14 +331,14 @@ def test_batch_norm_in_the_critic_only():
 def test_a_quiet_start_acts_near_rest():
     """Before any update the source's actions are small, and neither flow nor critics see more."""
     config = dataclasses.replace(QflexConfig(), width=64, initial_std=0.2, output_gain=0.05)
-    algorithm = qflex.make(config, OBS, 50)
+    algorithm = qflex.make(config, EnvSpec(OBS, 50))
     learner = algorithm.init(jax.random.key(0))
     obs = jax.random.normal(jax.random.key(1), (200, OBS))
-    action, _ = algorithm.act(learner, obs, (), jax.random.key(2), "explore")
+    action = acting.act(algorithm, learner, obs, jax.random.key(2)).action
     assert abs(float(action.mean())) < 0.02
     np.testing.assert_allclose(action.std(), 0.2, rtol=0.1)
-    loud = qflex.make(dataclasses.replace(config, output_gain=1.0), OBS, 50)
-    spread, _ = loud.act(loud.init(jax.random.key(0)), obs, (), jax.random.key(2), "explore")
+    loud = qflex.make(dataclasses.replace(config, output_gain=1.0), EnvSpec(OBS, 50))
+    spread = acting.act(loud, loud.init(jax.random.key(0)), obs, jax.random.key(2)).action
     assert spread.std() > 1.2 * action.std()
 
 
@@ -369,11 +370,11 @@ def test_presets_differ_where_paper_and_code_differ():
 )
 def test_refused_options(options, message):
     with pytest.raises(UserError, match=message):
-        qflex.make(dataclasses.replace(QflexConfig(), **options), OBS, ACT)
+        qflex.make(dataclasses.replace(QflexConfig(), **options), EnvSpec(OBS, ACT))
 
 
 def test_refused_metric_and_unknown_algorithm():
     with pytest.raises(UserError, match="metric has shape"):
-        qflex.make(QflexConfig(), OBS, ACT, metric=jnp.ones(5))
+        qflex.make(QflexConfig(), EnvSpec(OBS, ACT), metric=jnp.ones(5))
     with pytest.raises(UserError, match="did you mean 'qflex'"):
-        algos.make("qflx", QflexConfig(), OBS, ACT)
+        algos.make("qflx", QflexConfig(), EnvSpec(OBS, ACT))

@@ -1,7 +1,9 @@
-"""Test-time guidance against NumPy, known critics, and the policies that it guides."""
+"""Test-time guidance against NumPy, known critics, and the policies that it critics_seen."""
 
 import dataclasses
+from functools import partial
 
+import acting
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +11,12 @@ import pytest
 import references as ref
 from test_qflex import as_numpy, np_eval
 
-from mjx_qflex import algos, evaluate, networks
+from mjx_qflex import algos, evaluate, networks, presets
 from mjx_qflex import config as configs
 from mjx_qflex.algos import common, qgf
 from mjx_qflex.algos.qgf import Guided, QgfConfig
 from mjx_qflex.errors import UserError
-from mjx_qflex.types import PolicyParts
+from mjx_qflex.types import EnvSpec, FlowParts
 
 OBS, ACT, BATCH = 5, 3, 7
 GUIDABLE = ("crossq", "qflex", "sac")
@@ -27,7 +29,7 @@ def built(name, preset="default", **options):
     config = algos.entry(name).presets[preset]
     changes = TINY | options
     config = dataclasses.replace(config, **{k: v for k, v in changes.items() if hasattr(config, k)})
-    algorithm = algos.make(name, config, OBS, ACT)
+    algorithm = algos.make(name, config, EnvSpec(OBS, ACT))
     rng = np.random.default_rng(0)
 
     def moved(leaf):
@@ -38,19 +40,23 @@ def built(name, preset="default", **options):
         return np.asarray(leaf * np.exp(0.3 * noise) + 0.1 * np.abs(noise), np.float32)
 
     learner = jax.tree.map(moved, jax.jit(algorithm.init)(jax.random.key(0)))
-    return algorithm, algos.policy_parts(name, config), learner
+    return algorithm, partial(parts_of, algorithm), learner
+
+
+def parts_of(algorithm, learner, obs):
+    return algorithm.policy(learner).parts(obs)
 
 
 def act(algorithm, learner, mode="eval", seed=0):
-    run = jax.jit(algorithm.act, static_argnums=4)
-    action, carry = run(learner, OBSERVATIONS, (), jax.random.key(seed), mode)
-    assert action.shape == (BATCH, ACT) and carry == ()
+    key = jax.random.key(seed) if mode == "explore" else None
+    action, state, _ = acting.jitted(algorithm)(learner, OBSERVATIONS, key)
+    assert action.shape == (BATCH, ACT) and state == ()
     return np.asarray(action)
 
 
 def guided_action(case, weight, **options):
-    algorithm, parts, learner = case
-    guided = qgf.guide(algorithm, parts, QgfConfig(**options))
+    algorithm, _, learner = case
+    guided = qgf.guide(algorithm, QgfConfig(**options))
     return act(guided, Guided(learner, jnp.float32(weight)))
 
 
@@ -106,7 +112,7 @@ def np_guided(name, learner, start, weight, steps, grid):
 def test_guided_steps_equal_numpy(trained, name, steps, grid):
     _, parts, learner = trained[name]
     taken = parts(learner, OBSERVATIONS)
-    start = np.asarray(taken.start(taken.eval_noise), np.float64)
+    start = np.asarray(taken.start(taken.mode_noise), np.float64)
     plain, guided = (
         np_guided(name, as_numpy(learner), start, weight, steps, grid) for weight in (0.0, 0.3)
     )
@@ -117,9 +123,9 @@ def test_guided_steps_equal_numpy(trained, name, steps, grid):
 
 def test_the_gradient_is_that_of_the_clean_action_and_passes_no_velocity():
     """One step from a = 0.4 with v = 2 a: a1 = clip(1.2) = 1, where Q = a1^2 has slope 2."""
-    parts = PolicyParts(
+    parts = FlowParts(
         start=lambda noise: noise,
-        eval_noise=jnp.full((1, 1), 0.4),
+        mode_noise=jnp.full((1, 1), 0.4),
         velocity=lambda action, time: 2.0 * action,
         value=lambda action: jnp.sum(jnp.square(action), axis=-1),
     )
@@ -152,9 +158,9 @@ def test_a_flow_without_weight_is_unguided_on_its_own_grid(preset, grid, eval_no
 
 def quadratic(center):
     """A Gaussian policy at rest whose critic is highest at `center` [A]."""
-    return PolicyParts(
+    return FlowParts(
         start=lambda noise: 0.3 * noise,
-        eval_noise=jnp.zeros((2, ACT)),
+        mode_noise=jnp.zeros((2, ACT)),
         velocity=None,
         value=lambda action: -0.5 * jnp.sum(jnp.square(action - center), axis=-1),
     )
@@ -187,17 +193,16 @@ def test_more_candidates_never_lower_the_value(trained, name, weight):
 
 
 def test_candidates_are_the_policys_own_and_fixed(trained):
-    """Evaluation stays a function of the observation, whatever the key or the row."""
+    """Evaluation stays a function of the observation, whatever the row."""
     algorithm, parts, learner = trained["sac"]
-    guided = qgf.guide(algorithm, parts, QgfConfig(best_of=4))
+    guided = qgf.guide(algorithm, QgfConfig(best_of=4))
     state = Guided(learner, jnp.float32(0.0))
-    np.testing.assert_array_equal(act(guided, state, seed=0), act(guided, state, seed=1))
-    reverse, _ = guided.act(state, OBSERVATIONS[::-1], (), jax.random.key(0), "eval")
+    reverse = acting.act(guided, state, OBSERVATIONS[::-1]).action
     np.testing.assert_allclose(reverse[::-1], act(guided, state), atol=1e-6)
     # By hand: the mean, then three draws of the fixed noise.
     taken = parts(learner, OBSERVATIONS)
     draw, key = common.fixed_normal((BATCH, ACT))
-    noises = [taken.eval_noise, *map(draw, jax.random.split(key, 3))]
+    noises = [taken.mode_noise, *map(draw, jax.random.split(key, 3))]
     actions = np.stack([np.asarray(taken.start(noise)) for noise in noises])
     best = np.argmax([np.asarray(taken.value(jnp.asarray(action))) for action in actions], axis=0)
     expected = actions[best, np.arange(BATCH)]
@@ -206,11 +211,11 @@ def test_candidates_are_the_policys_own_and_fixed(trained):
 
 @pytest.mark.parametrize("name", GUIDABLE)
 def test_exploring_and_learning_are_the_algorithms_own(trained, name):
-    algorithm, parts, learner = trained[name]
+    algorithm, _, learner = trained[name]
     doubled = algorithm._replace(
         update=lambda learner, batch, key: (jax.tree.map(lambda leaf: leaf + leaf, learner), {})
     )
-    guided = qgf.guide(doubled, parts, QgfConfig(weight=2.0, best_of=3))
+    guided = qgf.guide(doubled, QgfConfig(weight=2.0, best_of=3))
     state = Guided(learner, jnp.float32(0.5))
     explored = act(algorithm, learner, "explore", 3)
     np.testing.assert_array_equal(act(guided, state, "explore", 3), explored)
@@ -224,16 +229,15 @@ def test_exploring_and_learning_are_the_algorithms_own(trained, name):
 
 def test_every_weight_runs_the_same_program(trained):
     traces = []
-    algorithm, parts, learner = trained["qflex"]
+    algorithm, _, learner = trained["qflex"]
 
-    def counted(learner, obs):
+    def counted(learner):
         traces.append(None)
-        return parts(learner, obs)
+        return algorithm.policy(learner)
 
-    guided = qgf.guide(algorithm, counted, QgfConfig())
-    run = jax.jit(guided.act, static_argnums=4)
+    run = acting.jitted(qgf.guide(algorithm._replace(policy=counted), QgfConfig()))
     actions = [
-        run(Guided(learner, jnp.float32(weight)), OBSERVATIONS, (), jax.random.key(0), "eval")[0]
+        run(Guided(learner, jnp.float32(weight)), OBSERVATIONS, None).action
         for weight in (0.0, 0.1, 1.0)
     ]
     assert len(traces) == 1
@@ -246,7 +250,7 @@ def test_sac_is_valued_by_its_targets(trained):
     inputs = jnp.concatenate([OBSERVATIONS, action], axis=1)
 
     def least(nets):
-        values = [networks.apply_folded(networks.fold(net, ()), inputs)[:, 0] for net in nets]
+        values = [networks.apply(networks.for_inference(net, ()), inputs)[:, 0] for net in nets]
         return np.minimum(*map(np.asarray, values))
 
     value = parts(learner, OBSERVATIONS).value(action)
@@ -254,14 +258,22 @@ def test_sac_is_valued_by_its_targets(trained):
     assert not np.allclose(value, least([critic.params for critic in learner.critics]), atol=1e-3)
 
 
+@pytest.mark.parametrize("name", algos.ALGOS)
+def test_what_can_be_guided_has_parts(name):
+    config = algos.entry(name).presets["default"]
+    algorithm = algos.make(name, config, EnvSpec(OBS, ACT))
+    policy = algorithm.policy(jax.eval_shape(algorithm.init, jax.random.key(0)))
+    assert (policy.parts is not None) == algos.entry(name).guidable
+
+
 # Refusals.
 
 
 @pytest.mark.parametrize("name", sorted(set(algos.ALGOS) - set(GUIDABLE)))
 def test_other_algorithms_are_refused(name, tmp_path, capsys):
-    config = configs.resolve("chain_reach", algo=name)
+    config = presets.resolve("chain_reach", algo=name)
     with pytest.raises(UserError, match=f"{name} cannot be guided.*crossq, qflex, sac"):
-        algos.policy_parts(name, config.algo_config)
+        algos.refuse_unguidable(name)
     configs.save(config, tmp_path)
     assert evaluate.main([f"--run={tmp_path}", "--guidance", "0.1"]) == 2
     err = capsys.readouterr().err
@@ -275,8 +287,7 @@ def test_other_algorithms_are_refused(name, tmp_path, capsys):
 )  # fmt: skip
 def test_refused_options(trained, options):
     with pytest.raises(UserError, match=next(iter(options))):
-        algorithm, parts, _ = trained["sac"]
-        qgf.guide(algorithm, parts, QgfConfig(**options))
+        qgf.guide(trained["sac"][0], QgfConfig(**options))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mjx_qflex import config as configs
-from mjx_qflex import report
+from mjx_qflex import presets, report
 from mjx_qflex.reports import comparison, page, statistics
 
 FINALS = (10.0, 14.0, 30.0, 20.0, 12.0)  # returns of seeds 0, 1, ...
@@ -17,7 +17,7 @@ FINALS = (10.0, 14.0, 30.0, 20.0, 12.0)  # returns of seeds 0, 1, ...
 def write_run(folder, seed=0, final=10.0, sets=(), algo="qflex", task="chain_reach"):
     """Writes what a run leaves, without the run."""
     folder.mkdir(parents=True)
-    config = configs.resolve(task, algo, preset="cpu", seed=seed, sets=sets)
+    config = presets.resolve(task, algo, preset="cpu", seed=seed, sets=sets)
     configs.save(config, folder)
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -12,7 +12,9 @@ from mjx_qflex import algos, devices, tasks
 from mjx_qflex.conditional import when
 from mjx_qflex.runner import driver
 from mjx_qflex.sizes import LoopConfig
-from mjx_qflex.training.loop import Loop, make_loop
+from mjx_qflex.training import environments
+from mjx_qflex.training.compiled import Loop
+from mjx_qflex.training.loop import make_loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -121,7 +123,7 @@ def check_one_update(env, name):
     config = algos.entry(name).presets["default"]
     options = {key: value for key, value in TINY.items() if hasattr(config, key)}
     config = dataclasses.replace(config, **options)
-    algorithm = algos.make(name, config, env.observation_size, env.action_size)
+    algorithm = algos.make(name, config, environments.spec(env))
     one, population = pair(env, algorithm, ONE_UPDATE)
     start, together, _ = trained(population, SEEDS, 1)
     start_alone, (alone,), _ = trained(one, SEEDS[-1:], 1)

@@ -11,8 +11,9 @@ from task_protocol import make, rollout
 
 from mjx_qflex import algos, networks, tasks
 from mjx_qflex import config as configuration
-from mjx_qflex.algos import qflex
+from mjx_qflex.algos import common, qflex
 from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training import environments
 from mjx_qflex.training.loop import make_loop
 from mjx_qflex.types import Transition
 
@@ -34,13 +35,13 @@ def test_a_short_run_of_the_preset_is_finite(name):
     env = make(name)
     config = configuration.resolve(name, preset="cpu", sets=SHORT)
     assert type(env.config) is type(config.task_config)
-    algorithm = algos.make("qflex", config.algo_config, env.observation_size, env.action_size)
+    algorithm = algos.make("qflex", config.algo_config, environments.spec(env))
     loop = make_loop(env, algorithm, config.loop)
     with compiling_quickly():
         run = loop.init(jax.random.PRNGKey(0))
         for _ in range(2):
             run, metrics = loop.epoch(run)
-            assert metrics["nonfinite_worlds"] == 0
+            assert metrics["nonfinite_environments"] == 0
             for key, value in metrics.items():  # nothing is known of episodes if none has ended
                 assert np.isfinite(value) or key.startswith("episode/"), key
     assert run.updates == 20
@@ -81,12 +82,7 @@ def values(learner, batch):
     """The lower of both critics' values `[B]` of the next observations, all actuators at 0."""
     inputs = jnp.concatenate([batch.next_obs, jnp.zeros_like(batch.action)], axis=1)
     return jnp.min(
-        jnp.stack(
-            [
-                networks.apply_folded(networks.fold(c.params, c.moments), inputs)[:, 0]
-                for c in learner.critics
-            ]
-        ),
+        jnp.stack([networks.apply(common.for_inference(c), inputs)[:, 0] for c in learner.critics]),
         axis=0,
     )
 

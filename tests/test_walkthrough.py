@@ -11,7 +11,7 @@ import pytest
 import task_protocol
 import test_task_learning
 
-from mjx_qflex import config, port, resources, tasks
+from mjx_qflex import port, presets, resources, tasks
 
 GUIDE = Path(__file__).parent.parent / "docs" / "adding.md"
 
@@ -64,4 +64,4 @@ def test_a_body_and_a_task_are_added_as_written(steps, checkout, monkeypatch, ca
     for check in task_protocol.CHECKS:
         check("leg_stand")
     test_task_learning.test_the_critic_fits_a_fixed_batch_with_frozen_targets("leg_stand")
-    assert config.resolve("leg_stand").task_config == loaded.LegStandConfig()
+    assert presets.resolve("leg_stand").task_config == loaded.LegStandConfig()

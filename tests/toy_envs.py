@@ -11,7 +11,7 @@ from brax.envs.base import Env, State
 from flax import struct
 
 from mjx_qflex import parallel
-from mjx_qflex.types import Algorithm
+from mjx_qflex.types import Acted, Algorithm, Policy
 
 
 @struct.dataclass
@@ -173,10 +173,10 @@ class Counter(ToyEnv):
         return value, action[0] + 0.1 * time, (label < self.death_label) & (toy.time >= 2)
 
 
-def random_algorithm(observation_size: int, action_size: int, axis_name=None) -> Algorithm:
+def random_algorithm(observation_size: int, action_size: int) -> Algorithm:
     """An algorithm for tests of the loop: random actions, a learner that sums what it is given.
 
-    Its carry counts the steps since the episode began; evaluation acts with the learner's sum.
+    Its acting state counts the steps since the episode began; its mode acts with the learner's sum.
     """
 
     def init(key):
@@ -184,19 +184,20 @@ def random_algorithm(observation_size: int, action_size: int, axis_name=None) ->
         # Target and parameters start equal: a trap for donation.
         return {"weight": weight, "target": weight, "updates": jnp.zeros((), jnp.int32)}
 
-    def init_carry(num_envs):
-        return jnp.zeros(num_envs, jnp.int32)
-
-    def act(learner, obs, carry, key, mode):
-        if mode == "eval":
-            action = jnp.tanh(obs @ learner["weight"])[:, None] * jnp.ones((1, action_size))
-        else:
+    def policy(learner):
+        def sample(obs, state, key):
             action = jax.random.uniform(key, (obs.shape[0], action_size), minval=-1.0)
-        return action, carry + 1
+            return Acted(action, state + 1)
+
+        def mode(obs, state):
+            action = jnp.tanh(obs @ learner["weight"])[:, None] * jnp.ones((1, action_size))
+            return Acted(action, state + 1)
+
+        return Policy(lambda num_envs: jnp.zeros(num_envs, jnp.int32), sample, mode)
 
     def update(learner, batch, key):
         noise = 0.01 * jax.random.normal(key, (observation_size,))
-        seen, noise = parallel.mean((batch.next_obs.mean(axis=0), noise), axis_name)
+        seen, noise = parallel.mean((batch.next_obs.mean(axis=0), noise))
         weight = 0.9 * learner["weight"] + 0.1 * seen + noise
         learner = {
             "weight": weight,
@@ -205,4 +206,4 @@ def random_algorithm(observation_size: int, action_size: int, axis_name=None) ->
         }
         return learner, {"batch_reward": batch.reward.mean(), "updates": learner["updates"]}
 
-    return Algorithm(init, init_carry, act, update, axis_name)
+    return Algorithm(init, policy, update)

@@ -8,7 +8,7 @@ One vector step, each write alone in a program of its own, arrays as the preset 
 import jax
 import jax.numpy as jnp
 
-from mjx_qflex import config as configs
+from mjx_qflex import presets
 from mjx_qflex.benchmarking import replays
 from mjx_qflex.benchmarking.timing import Budget, Repeated
 from mjx_qflex.runner import driver
@@ -58,7 +58,7 @@ def repeated(write, obs):
 
 def main() -> None:
     for task in TASKS:
-        config = configs.resolve(task, "sac", "cpu")
+        config = presets.resolve(task, "sac", "cpu")
         env, _ = driver.build(config)
         start = jax.eval_shape(env.reset, jax.random.PRNGKey(0))
         layout = replay_layout(env, config.loop, start)

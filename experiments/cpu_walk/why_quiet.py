@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mjx_qflex import config, networks, tasks
-from mjx_qflex.algos import common, qflex
+from mjx_qflex import networks, presets, tasks
+from mjx_qflex.algos import common, gaussian, qflex
+from mjx_qflex.training import environments, replay
 from mjx_qflex.training import loop as training
-from mjx_qflex.training import replay
 
 WORLDS = 64
 ACTIONS = 30  # no episode lasts longer here
@@ -77,18 +77,20 @@ def tone(env, start):
 
 
 def critic(env, start):
-    chosen = config.resolve("ms_human_walk", preset="cpu")
+    chosen = presets.resolve("ms_human_walk", preset="cpu")
     options = replace(chosen.loop, prefill_transitions=16_000)
     untrained = make_algorithm(env, chosen.algo_config)
     loop = training.make_loop(env, untrained, options)
     run = loop.prefill(loop.init(jax.random.PRNGKey(0)))
-    source = networks.fold(run.learner.source.params, run.learner.source.moments)
+    source = common.for_inference(run.learner.source)
 
     def returns_along(critics, step):
         def act(obs):
-            mean, log_std = qflex.gaussian(networks.apply_folded(source, obs))
+            mean, log_std = gaussian.mean_and_log_std(
+                networks.apply(source, obs), qflex.LOG_STD_RANGE
+            )
             action = jnp.tanh(mean)
-            bound = tuple(networks.bind(each, obs) for each in critics)
+            bound = tuple(networks.fix_inputs(each, obs) for each in critics)
             value = partial(qflex.combined_value, chosen.algo_config, bound)
             slope = jax.grad(lambda action: jnp.sum(value(action)))(action)
             slope = slope / jnp.sqrt(jnp.mean(slope**2, axis=-1, keepdims=True))
@@ -108,16 +110,18 @@ def critic(env, start):
         learner = learner._replace(source=run.learner.source)
         train = jax.jit(partial(train_critics, settings, options.batch_size))
         for updates in (250, 500, 1000):
-            while (done := int(learner.critics[0].optimizer[0].count)) < updates:
+            while (done := int(learner.critics[0].opt_state[0].count)) < updates:
                 learner = train(learner, run.device.replay, jax.random.key(done))
-            critics = tuple(networks.fold(each.params, each.moments) for each in learner.critics)
+            critics = tuple(
+                networks.for_inference(each.params, each.batch_stats) for each in learner.critics
+            )
             for step in STEP_OF_STD:
                 name = f"gain {gain}, {updates} updates, {step} std"
                 report(name, returns_along(critics, step), idle)
 
 
 def make_algorithm(env, settings):
-    return qflex.make(settings, env.observation_size, env.action_size)
+    return qflex.make(settings, environments.spec(env))
 
 
 def train_critics(settings, batch_size, learner, ring, key, updates=250):

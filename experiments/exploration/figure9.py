@@ -47,7 +47,8 @@ def measure(algorithm: Algorithm, learner: Any, obs: jax.Array, num_draws: int) 
     @jax.jit
     def at(row: jax.Array, key: jax.Array):
         obs = jnp.broadcast_to(row, (num_draws, row.shape[0]))
-        action, _ = algorithm.act(learner, obs, algorithm.init_carry(num_draws), key, "explore")
+        policy = algorithm.policy(learner)
+        action = policy.sample(obs, policy.init(num_draws), key).action
         noise = jnp.clip(action, -1.0, 1.0)  # as the world takes it
         noise = noise - noise.mean(axis=0, keepdims=True)
         covariance = noise.T @ noise / num_draws

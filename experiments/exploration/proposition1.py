@@ -21,7 +21,7 @@ from figures import bent, canvas, save, tips, write_csv
 
 from mjx_qflex import algos, flow
 from mjx_qflex.reports.page import COLOURS
-from mjx_qflex.types import PolicyParts
+from mjx_qflex.types import FlowParts
 
 ACTUATORS = 100  # of the quadratic and the chain
 CURVATURE = (0.1, 10.0)  # of the quadratic, least and largest
@@ -59,9 +59,9 @@ def chain(num_samples: int) -> Case:
     return Case(partial(figures.chain_value, angles, target), start, 30.0)
 
 
-def critic(parts: PolicyParts) -> Case:
+def critic(parts: FlowParts) -> Case:
     """Returns the critics' minimum at visited states, from the source's actions there."""
-    noise = jax.random.normal(jax.random.key(2), parts.eval_noise.shape)
+    noise = jax.random.normal(jax.random.key(2), parts.mode_noise.shape)
     return Case(parts.value, parts.start(noise), 1.0)
 
 
@@ -85,7 +85,7 @@ def flow_values(parts_of, obs: jax.Array, num_steps: int, grid: flow.EulerGrid) 
     after the k-th step.
     """
     parts = parts_of(obs)
-    start = parts.start(jax.random.normal(jax.random.key(2), parts.eval_noise.shape))
+    start = parts.start(jax.random.normal(jax.random.key(2), parts.mode_noise.shape))
     first = 1 if grid == "right" else 0
 
     def after(count: jax.Array) -> jax.Array:
@@ -211,11 +211,10 @@ def main(arguments: list[str] | None = None) -> None:
     folder = runs.chosen(flags, [("qflex", ())])[0]
     config, trained = runs.restore(folder)
     obs = runs.visited(config, trained, flags.samples, seed=0)
-    take_apart = algos.policy_parts(config.algo, config.algo_config)
-
-    def parts_of(obs):
-        return take_apart(trained.learner, obs)
-
+    algos.refuse_unguidable(config.algo)
+    policy = trained.algorithm.policy(trained.learner)
+    assert policy.parts is not None
+    parts_of = policy.parts
     learned = critic(parts_of(obs))
     cases = {
         "quadratic": quadratic(flags.samples),

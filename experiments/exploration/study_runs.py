@@ -19,11 +19,11 @@ from mjx_qflex import config as configs
 from mjx_qflex import presets
 from mjx_qflex.algos.common import copied
 from mjx_qflex.algos.qflex import QflexLearner
-from mjx_qflex.commands import whole_number
+from mjx_qflex.bounds import whole_number
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt
-from mjx_qflex.reports import comparison
+from mjx_qflex.reports import comparison, reporting
 from mjx_qflex.reports.comparison import Group
 from mjx_qflex.runner import driver, revisit
 from mjx_qflex.runner.revisit import Trained
@@ -80,7 +80,13 @@ def chosen(flags: argparse.Namespace, variants: Iterable[tuple[str, Sequence[str
     algorithms = {algo for algo, _ in variants}
     for task in flags.tasks:
         name, preset = task.split(",")[0], flags.preset or "cpu"
-        tuned = [algo for algo in algorithms if (preset, name, algo) in presets.SETTINGS]
+        make = presets.PRESETS[preset]
+        tuned = [
+            algo
+            for algo in sorted(algorithms)
+            if replace(make(name, algo).algo_config, width=1)
+            != replace(make("arm_reach", algo).algo_config, width=1)
+        ]
         if tuned and len(algorithms) > 1:
             raise UserError(
                 f"preset {preset} holds options tuned for {tuned[0]} on {name}, so that the others "
@@ -107,7 +113,7 @@ def train(flags: argparse.Namespace, task: str, algo: str, sets: Sequence[str], 
     name, *options = task.split(",")
     preset = flags.preset or "cpu"
     changes = [*(SMALL if flags.preset is None else ()), *options, *flags.set, *sets]
-    config = configs.resolve(name, algo, preset, seed, total_steps=flags.total_steps, sets=changes)
+    config = presets.resolve(name, algo, preset, seed, total_steps=flags.total_steps, sets=changes)
     size = [preset] if flags.preset else []
     parts = [name, *options, *flags.set, algo, *sets, *size, f"{config.total_steps}", f"s{seed}"]
     folder = flags.logdir / "-".join(parts).replace("algo.", "").replace("task.", "")
@@ -117,7 +123,8 @@ def train(flags: argparse.Namespace, task: str, algo: str, sets: Sequence[str], 
     command = shlex.join([*words, f"--logdir={folder}"])
     print(command, flush=True)
     with Interrupt() as interrupt:
-        driver.train(config, folder, command, interrupt, say=_quiet, video=False)
+        write = reporting.writer(command, _quiet)
+        driver.train(config, folder, write, interrupt, say=_quiet, video=False)
     return folder
 
 

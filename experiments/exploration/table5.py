@@ -22,12 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from figures import HERE, canvas, save, say, write_csv
 
-from mjx_qflex import algos
-from mjx_qflex import config as configs
+from mjx_qflex import algos, presets
 from mjx_qflex.reports import reporting
 from mjx_qflex.reports.page import COLOURS
 from mjx_qflex.training.program import Program
-from mjx_qflex.types import Algorithm, Transition
+from mjx_qflex.types import EnvSpec, Transition
 
 COUNTS = (10, 80, 700)
 EXTRA_OBSERVATIONS = 4  # of chain_reach, besides one for each joint
@@ -55,9 +54,9 @@ def seconds_per_call(call: Callable[[Any], Any], state: Any) -> float:
 def measure(name: str, num_actuators: int, flags: argparse.Namespace) -> dict:
     """Returns a row: one algorithm with one number of actuators."""
     worlds, batch = flags.worlds, flags.batch
-    config = configs.resolve("chain_reach", name, flags.preset, sets=flags.set)
+    config = presets.resolve("chain_reach", name, flags.preset, sets=flags.set)
     num_obs = num_actuators + EXTRA_OBSERVATIONS
-    algorithm = algos.make(name, config.algo_config, num_obs, num_actuators)
+    algorithm = algos.make(name, config.algo_config, EnvSpec(num_obs, num_actuators))
     learner = jax.jit(algorithm.init)(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 3)
     obs = jax.random.normal(keys[0], (batch, num_obs))
@@ -70,8 +69,8 @@ def measure(name: str, num_actuators: int, flags: argparse.Namespace) -> dict:
     )
 
     def act(learner, obs, key):
-        carry = algorithm.init_carry(obs.shape[0])
-        return algorithm.act(learner, obs, carry, key, "explore")[0]
+        policy = algorithm.policy(learner)
+        return policy.sample(obs, policy.init(obs.shape[0]), key).action
 
     row: dict = {"algorithm": name, "actuators": num_actuators}
     for what, number in (("one", 1), ("all", worlds)):
@@ -81,7 +80,7 @@ def measure(name: str, num_actuators: int, flags: argparse.Namespace) -> dict:
         row[f"act_{what}_ms"] = 1e3 * seconds
         row[f"act_{what}_compile_s"] = program.compile_seconds
     row |= {"update_ms": math.nan, "update_compile_s": math.nan}
-    if isinstance(algorithm, Algorithm):  # PPO has no update from a batch of the replay
+    if not algos.entry(name).on_policy:  # PPO has no update from a batch of the replay
         program = Program(algorithm.update)
         seconds = seconds_per_call(lambda x: program(x, transitions, keys[2])[0], learner)
         row |= {"update_ms": 1e3 * seconds, "update_compile_s": program.compile_seconds}

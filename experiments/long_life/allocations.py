@@ -16,9 +16,10 @@ import threading
 import time
 from pathlib import Path
 
-from mjx_qflex import config as configs
+from mjx_qflex import presets
 from mjx_qflex.interrupt import Interrupt, Interrupted
-from mjx_qflex.runner import driver, run
+from mjx_qflex.reports import reporting
+from mjx_qflex.runner import checkpointer, driver
 
 SETTINGS = (
     "algo.width=16", "loop.batch_size=16", "loop.replay_capacity=5000", "loop.steps_per_epoch=10",
@@ -57,8 +58,8 @@ def main() -> None:
     parser.add_argument("--checkpoints", choices=("often", "once"), default="often")
     parser.add_argument("--seconds", type=float, default=300.0)
     flags = parser.parse_args()
-    run.CHECKPOINT_SECONDS = 1.0 if flags.checkpoints == "often" else 1e9
-    run.CHECKPOINT_SHARE = 1.0
+    checkpointer.CHECKPOINT_SECONDS = 1.0 if flags.checkpoints == "often" else 1e9
+    checkpointer.CHECKPOINT_SHARE = 1.0
     said: list[str] = []
     began = time.monotonic()
 
@@ -73,11 +74,17 @@ def main() -> None:
             time.sleep(INTERVAL)
         interrupt.requested = True
 
-    config = configs.resolve("chain_reach", "qflex", "cpu", total_steps=10**9, sets=SETTINGS)
+    config = presets.resolve("chain_reach", "qflex", "cpu", total_steps=10**9, sets=SETTINGS)
     with tempfile.TemporaryDirectory() as folder, Interrupt(said.append) as interrupt:
         threading.Thread(target=watch, args=(interrupt,), daemon=True).start()
         try:
-            driver.train(config, Path(folder) / "run", "command", interrupt, said.append)
+            driver.train(
+                config,
+                Path(folder) / "run",
+                reporting.writer("command", said.append),
+                interrupt,
+                said.append,
+            )
         except Interrupted:
             print(said[-1])
 

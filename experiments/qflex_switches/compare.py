@@ -23,6 +23,7 @@ import matplotlib
 from mjx_qflex import tasks
 from mjx_qflex.algos import qflex
 from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training import environments
 from mjx_qflex.training.loop import make_loop
 
 FOLDER = Path(__file__).parent
@@ -76,7 +77,7 @@ def run_variant(label: str, variant: str, args: argparse.Namespace, env) -> None
     if not seeds:
         return
     config = dataclasses.replace(VARIANTS[variant], width=args.width)
-    algorithm = qflex.make(config, env.observation_size, env.action_size)
+    algorithm = qflex.make(config, environments.spec(env))
     sizes = LoopConfig(
         num_envs=64,
         batch_size=args.batch,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import jax
 
-from mjx_qflex import config as configs
+from mjx_qflex import presets
 from mjx_qflex.runner import driver
 from mjx_qflex.training import replay as ring
 from mjx_qflex.training.loop import make_loop
@@ -69,7 +69,7 @@ def train(algo: str, variant: str, seeds: list[int]) -> None:
     stored_once = hasattr(ring, "Layout")
     assert stored_once == (variant != "twice"), "see this file's docstring"
     kept = [f"loop.replay_obs_dtype={variant}"] if stored_once else []
-    config = configs.resolve("arm_reach", algo, "cpu", sets=[*SETTINGS, *kept])
+    config = presets.resolve("arm_reach", algo, "cpu", sets=[*SETTINGS, *kept])
     loop = make_loop(*driver.build(config), config.loop)
     for seed in seeds:
         began, rows = time.process_time(), []
@@ -114,7 +114,7 @@ def size(task: str, preset: str) -> None:
 
     sizes = []
     for dtype in ("float32", "bfloat16"):
-        config = configs.resolve(task, preset=preset, sets=[f"loop.replay_obs_dtype={dtype}"])
+        config = presets.resolve(task, preset=preset, sets=[f"loop.replay_obs_dtype={dtype}"])
         env, _ = driver.build(config)
         reset_state = jax.eval_shape(env.reset, jax.random.PRNGKey(0))
         layout = replay_layout(env, config.loop, reset_state)

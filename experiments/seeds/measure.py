@@ -14,10 +14,11 @@ from pathlib import Path
 
 import jax
 
-from mjx_qflex import config as configs
+from mjx_qflex import presets
 from mjx_qflex.reports import reporting
 from mjx_qflex.runner import driver
-from mjx_qflex.training.loop import Loop, make_loop
+from mjx_qflex.training.compiled import Loop
+from mjx_qflex.training.loop import make_loop
 
 RESULTS = Path(__file__).with_name("seeds.csv")
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="vector steps of an epoch")
     flags = parser.parse_args()
     sets = [f"loop.steps_per_epoch={flags.steps}"]
-    config = configs.resolve(flags.task, flags.algo, flags.preset, sets=sets)
+    config = presets.resolve(flags.task, flags.algo, flags.preset, sets=sets)
     env, algorithm = driver.build(config)
     seeds = list(range(flags.seeds))
     apart = Seeds(make_loop(env, algorithm, config.loop), [[seed] for seed in seeds])

@@ -1,19 +1,26 @@
 """The algorithms by name. Each is a frozen dataclass of options and a function that builds it.
 
 To add one: write a module `algos/<name>.py` with its config class, its `PRESETS` and its `make`,
-and add a line to `ALGOS`. With `policy_parts` beside its `make` it can be guided (`qgf`).
+and add a line to `ALGOS`. Where its policy has `parts` it can be guided (`qgf`).
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
-
-import jax
 
 from mjx_qflex.algos import crossq, dacer, ppo, qflex, qsm, sac, sdac
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.types import Agent, Algorithm, Learner, PolicyParts
+from mjx_qflex.types import Algorithm, EnvSpec
+
+AlgoConfig = (
+    crossq.CrossqConfig
+    | dacer.DacerConfig
+    | ppo.PpoConfig
+    | qflex.QflexConfig
+    | qsm.QsmConfig
+    | sac.SacConfig
+    | sdac.SdacConfig
+)
 
 
 class AlgoEntry(NamedTuple):
@@ -21,23 +28,18 @@ class AlgoEntry(NamedTuple):
 
     config_class: type
     presets: Mapping[str, Any]  # instances of config_class; "default" is among them
-    # (config, O, A) -> algorithm; one with a replay also takes the `axis_name` of several devices
-    make: Callable[..., Agent | Algorithm]
-    # (config, learner, obs [N, O]) -> parts; None where the policy is no flow and no Gaussian, or
-    # where no critic judges actions
-    policy_parts: Callable[[Any, Any, jax.Array], PolicyParts] | None = None
-    on_policy: bool = (
-        False  # `make` gives an `Agent`; `training.on_policy` trains it, without replay
-    )
+    make: Callable[[Any, EnvSpec], Algorithm]  # of an instance of config_class
+    guidable: bool = False  # whether its policy has `parts`, see `types.Policy`
+    on_policy: bool = False  # has no `update` from a batch: `training.on_policy` trains it
 
 
 ALGOS: dict[str, AlgoEntry] = {
-    "crossq": AlgoEntry(crossq.CrossqConfig, crossq.PRESETS, crossq.make, crossq.policy_parts),
+    "crossq": AlgoEntry(crossq.CrossqConfig, crossq.PRESETS, crossq.make, guidable=True),
     "dacer": AlgoEntry(dacer.DacerConfig, dacer.PRESETS, dacer.make),
     "ppo": AlgoEntry(ppo.PpoConfig, ppo.PRESETS, ppo.make, on_policy=True),
-    "qflex": AlgoEntry(qflex.QflexConfig, qflex.PRESETS, qflex.make, qflex.policy_parts),
+    "qflex": AlgoEntry(qflex.QflexConfig, qflex.PRESETS, qflex.make, guidable=True),
     "qsm": AlgoEntry(qsm.QsmConfig, qsm.PRESETS, qsm.make),
-    "sac": AlgoEntry(sac.SacConfig, sac.PRESETS, sac.make, sac.policy_parts),
+    "sac": AlgoEntry(sac.SacConfig, sac.PRESETS, sac.make, guidable=True),
     "sdac": AlgoEntry(sdac.SdacConfig, sdac.PRESETS, sdac.make),
 }
 
@@ -53,44 +55,25 @@ def entry(name: str) -> AlgoEntry:
     return ALGOS[name]
 
 
-def make(
-    name: str,
-    config: Any,
-    observation_size: int,
-    action_size: int,
-    axis_name: str | None = None,
-) -> Agent | Algorithm:
+def make(name: str, config: Any, spec: EnvSpec) -> Algorithm:
     """Builds the algorithm called `name` from an instance of its config class.
 
-    With an `axis_name` its updates run on all devices along that axis of a mesh.
-
     Raises:
-      UserError: no algorithm has that name, it refuses an option's value, or it is on-policy and
-        asked to run on several devices.
+      UserError: no algorithm has that name, or it refuses an option's value.
     """
-    known = entry(name)
-    if not known.on_policy:
-        return known.make(config, observation_size, action_size, axis_name)
-    if axis_name is not None:
-        raise UserError(f"{name} trains on one device; add --devices=1")
-    return known.make(config, observation_size, action_size)
+    return entry(name).make(config, spec)
 
 
-def policy_parts(name: str, config: Any) -> Callable[[Learner, jax.Array], PolicyParts]:
-    """Returns the function that takes the policy of the algorithm called `name` apart.
-
-    It maps a learner and observations [N, O] to `PolicyParts`; `config` is an instance of the
-    algorithm's config class.
+def refuse_unguidable(name: str) -> None:
+    """Refuses algorithms whose policy guidance cannot move.
 
     Raises:
       UserError: no algorithm has that name, or its policy is neither a flow nor a Gaussian, or
         it has no critic of actions.
     """
-    parts = entry(name).policy_parts
-    if parts is None:
-        able = ", ".join(sorted(other for other in ALGOS if ALGOS[other].policy_parts))
+    if not entry(name).guidable:
+        able = ", ".join(sorted(other for other in ALGOS if ALGOS[other].guidable))
         raise UserError(
             f"{name} cannot be guided: that takes a flow or a Gaussian, and critics of "
             f"actions; guidance works on {able}"
         )
-    return partial(parts, config)

@@ -15,27 +15,27 @@ import optax
 from mjx_qflex import bounds, networks, parallel
 from mjx_qflex.conditional import when
 from mjx_qflex.errors import UserError
-from mjx_qflex.networks import MLP, Activation, Folded, Moments
-from mjx_qflex.types import Metrics, Mode, PolicyParts, Transition
+from mjx_qflex.networks import MLP, Activation, BatchStats, InferenceMLP
+from mjx_qflex.types import Metrics, Transition
 
 EVAL_NOISE_SEED = 0
 Decay = Literal["linear", "cosine"]  # of a learning rate
 Tree = TypeVar("Tree")
 
 
-class Network(NamedTuple):
-    """A trained network: parameters, running moments, and the optimiser's state."""
+class TrainState(NamedTuple):
+    """A network in training: parameters, batch statistics, and the optimiser's state."""
 
     params: Any  # an MLP, or a named tuple of several
-    moments: tuple[Moments, ...]  # () without batch norm
-    optimizer: optax.OptState
+    batch_stats: tuple[BatchStats, ...]  # () without batch norm
+    opt_state: optax.OptState
 
 
 class Temperature(NamedTuple):
     """Weight of the entropy, learned in its logarithm."""
 
     log_alpha: jax.Array  # []
-    optimizer: optax.OptState
+    opt_state: optax.OptState
 
 
 def check_options(algorithm: str, config: Any) -> None:
@@ -63,36 +63,18 @@ def check_options(algorithm: str, config: Any) -> None:
 # Optimisers.
 
 
-class Optimizer(NamedTuple):
-    """An optimiser of what all devices hold alike, while each sees its own part of the batch.
+def adam(learning_rate: optax.ScalarOrSchedule, b1: float = 0.9) -> optax.GradientTransformation:
+    """Returns Adam, with decay `b1` of the mean gradient.
 
-    It has optax's `init` and `update`, which takes a device's own gradient and steps along the mean
-    over all devices; with `axis_name` None there is but one.
+    Its `update` takes a device's own gradient, and steps along the mean over all devices that share
+    a batch.
     """
-
-    init: Callable[[Any], optax.OptState]
-    update: Callable[..., tuple[Any, optax.OptState]]  # (gradient, state, params) -> (step, state)
-    axis_name: str | None = None
-
-    def mean(self, tree: Tree) -> Tree:
-        """Returns the mean of `tree` over the devices."""
-        return parallel.mean(tree, self.axis_name)
-
-    def share(self, number: int) -> int:
-        """Returns how many of `number` samples fall to each device."""
-        return parallel.share(number, self.axis_name)
-
-
-def adam(
-    learning_rate: optax.ScalarOrSchedule, axis_name: str | None = None, b1: float = 0.9
-) -> Optimizer:
-    """Returns Adam, with decay `b1` of the mean gradient."""
     inner = optax.adam(learning_rate, b1=b1)
 
-    def update(gradient: Any, state: optax.OptState, params: Any = None):
-        return inner.update(parallel.mean(gradient, axis_name), state, params)
+    def update(updates: Any, state: optax.OptState, params: Any = None):
+        return inner.update(parallel.mean(updates), state, params)
 
-    return Optimizer(inner.init, update, axis_name)
+    return optax.GradientTransformation(inner.init, update)
 
 
 def falling_rate(
@@ -113,31 +95,46 @@ def falling_rate(
 # Networks.
 
 
+def train_state(
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    batch_stats: tuple[BatchStats, ...] = (),
+) -> TrainState:
+    """Returns parameters that no update has changed yet."""
+    return TrainState(params, batch_stats, optimizer.init(params))
+
+
 def init_network(
-    optimizer: Optimizer,
+    optimizer: optax.GradientTransformation,
     key: jax.Array,
     sizes: Sequence[int],
     batch_norm: bool = False,
-) -> Network:
+) -> TrainState:
     """Returns an untrained network with layer widths `sizes`, input and output too."""
-    params, moments = networks.init_mlp(key, sizes, batch_norm)
-    return Network(params, moments, optimizer.init(params))  # pyright: ignore[reportArgumentType]
+    return train_state(optimizer, *networks.init_mlp(key, sizes, batch_norm))
 
 
-def descend(
-    optimizer: Optimizer,
-    network: Network,
-    gradient: Any,
-    moments: tuple[Moments, ...] = (),
-) -> Network:
-    """Returns the network after one step against `gradient`, with its new running moments."""
-    updates, state = optimizer.update(gradient, network.optimizer, network.params)
-    return Network(optax.apply_updates(network.params, updates), moments, state)
+def apply_gradients(
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    gradients: Any,
+    batch_stats: tuple[BatchStats, ...] = (),
+) -> TrainState:
+    """Returns the network after one step against `gradients`, with its new batch statistics."""
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    return TrainState(optax.apply_updates(state.params, updates), batch_stats, opt_state)
 
 
-def folded(network: Network) -> Folded:
-    """Returns the network for use: running moments merged into its layers."""
-    return networks.fold(network.params, network.moments)
+def for_inference(network: TrainState | MLP) -> InferenceMLP:
+    """Returns a network for use; an MLP by itself has no batch norm."""
+    if isinstance(network, MLP):
+        return networks.for_inference(network, ())
+    return networks.for_inference(network.params, network.batch_stats)
+
+
+def params_of(ensemble: Sequence[TrainState]) -> tuple[MLP, ...]:
+    """Returns the parameters of each network of an ensemble."""
+    return tuple(network.params for network in ensemble)
 
 
 def copied(tree: Tree) -> Tree:
@@ -145,7 +142,7 @@ def copied(tree: Tree) -> Tree:
     return jax.tree.map(jnp.copy, tree)
 
 
-def averaged(rate: float, new: Tree, old: Tree) -> Tree:
+def polyak(rate: float, new: Tree, old: Tree) -> Tree:
     """Returns Polyak's average `rate * new + (1 - rate) * old` of two trees of parameters."""
     return jax.tree.map(lambda x, y: rate * x + (1.0 - rate) * y, new, old)
 
@@ -157,69 +154,63 @@ def every(period: int, count: jax.Array, advance: Callable[[Tree], Tree], tree: 
     return when(count % period == 0, advance, tree)
 
 
-# Twin critics, each of (obs, action) -> value.
+# An ensemble of critics, each of (obs, action) -> value.
 
 
 def init_critics(
-    optimizer: Optimizer,
+    optimizer: optax.GradientTransformation,
     key: jax.Array,
     sizes: Sequence[int],
     batch_norm: bool = False,
-) -> tuple[Network, ...]:
-    """Returns two untrained critics with layer widths `sizes`."""
-    return tuple(init_network(optimizer, k, sizes, batch_norm) for k in jax.random.split(key))
+    number: int = 2,
+) -> tuple[TrainState, ...]:
+    """Returns untrained critics with layer widths `sizes`."""
+    keys = jax.random.split(key, number)
+    return tuple(init_network(optimizer, key, sizes, batch_norm) for key in keys)
 
 
-def at(critics: Sequence[MLP], obs: jax.Array) -> tuple[Folded, ...]:
-    """Returns critics without batch norm as functions of the action, at observations [B, O]."""
-    return tuple(networks.bind(networks.fold(critic, ()), obs) for critic in critics)
+def critics_at(critics: Sequence[TrainState | MLP], obs: jax.Array) -> tuple[InferenceMLP, ...]:
+    """Returns critics as functions of the action alone, at observations [B, O]."""
+    return tuple(networks.fix_inputs(for_inference(critic), obs) for critic in critics)
 
 
-def bound(critics: Sequence[Network], obs: jax.Array) -> tuple[Folded, ...]:
-    """Returns trained critics as functions of the action, at observations [B, O]."""
-    return tuple(networks.bind(folded(critic), obs) for critic in critics)
-
-
-def values(
-    critics: Sequence[Folded], action: jax.Array, activation: Activation = "relu"
+def q_values(
+    critics: Sequence[InferenceMLP], action: jax.Array, activation: Activation = "relu"
 ) -> jax.Array:
-    """Returns the values [2, B] of actions [B, A]; observations are bound."""
+    """Returns the values [E, B] of actions [B, A] by each of E critics; observations are fixed."""
     # One product after the other: twice as fast on XLA:CPU as both batched by vmap.
-    return jnp.stack(
-        [networks.apply_folded(critic, action, activation)[:, 0] for critic in critics]
-    )
+    return jnp.stack([networks.apply(critic, action, activation)[:, 0] for critic in critics])
 
 
-def min_value(critics: Sequence[Folded], activation: Activation = "relu") -> Callable:
-    """Returns the critics' minimum as a function of actions [B, A]; observations are bound."""
-    return lambda action: jnp.min(values(critics, action, activation), axis=0)
+def min_q(critics: Sequence[InferenceMLP], activation: Activation = "relu") -> Callable:
+    """Returns the critics' minimum as a function of actions [B, A]; observations are fixed."""
+    return lambda action: jnp.min(q_values(critics, action, activation), axis=0)
 
 
 def td_step(
-    optimizer: Optimizer,
-    critics: tuple[Network, ...],
+    optimizer: optax.GradientTransformation,
+    critics: tuple[TrainState, ...],
     batch: Transition,
     target: jax.Array,
     activation: Activation,
-) -> tuple[tuple[Network, ...], Metrics]:
-    """Moves both critics towards `target` [B] in mean square; returns (critics, metrics)."""
+) -> tuple[tuple[TrainState, ...], Metrics]:
+    """Moves all critics towards `target` [B] in mean square; returns (critics, metrics)."""
 
     def loss(params: tuple[MLP, ...]):
-        value = values(at(params, batch.obs), batch.action, activation)
+        value = q_values(critics_at(params, batch.obs), batch.action, activation)
         errors = jnp.mean(jnp.square(value - jax.lax.stop_gradient(target)[None]), axis=1)
         return jnp.sum(errors), (errors, value)
 
-    params = tuple(critic.params for critic in critics)
-    gradients, (errors, value) = jax.grad(loss, has_aux=True)(params)
+    gradients, (errors, value) = jax.grad(loss, has_aux=True)(params_of(critics))
     critics = tuple(
-        descend(optimizer, critic, gradient)
+        apply_gradients(optimizer, critic, gradient)
         for critic, gradient in zip(critics, gradients, strict=True)
     )
     return critics, value_metrics(errors, value)
 
 
 def value_metrics(errors: jax.Array, value: jax.Array) -> Metrics:
-    """Returns the metrics that every critic reports, of losses [2] and values [2, B]."""
+    """Returns the metrics that every critic reports, of losses [E] and values [E, B]."""
     return {
         "critic_loss": jnp.mean(errors),
         "q_mean": jnp.mean(value),
@@ -227,83 +218,19 @@ def value_metrics(errors: jax.Array, value: jax.Array) -> Metrics:
     }
 
 
-# Gaussian heads.
+# The policy.
 
 
-def gaussian(output: jax.Array, log_std_range: tuple[float, float]) -> tuple[jax.Array, jax.Array]:
-    """Splits a policy's output [B, 2 A] into mean and log standard deviation [B, A]."""
-    mean, log_std = jnp.split(output, 2, axis=-1)
-    return mean, jnp.clip(log_std, *log_std_range)
-
-
-def normal_log_density(noise: jax.Array, log_std: jax.Array) -> jax.Array:
-    """Returns log densities [B, A] of the draws `mean + std * noise`."""
-    return -0.5 * jnp.square(noise) - log_std - 0.5 * math.log(2.0 * math.pi)
-
-
-def log_tanh_slope(x: jax.Array) -> jax.Array:
-    """Returns log(1 - tanh(x)^2), in a form that stays finite for large x."""
-    return 2.0 * (math.log(2.0) - x - jax.nn.softplus(-2.0 * x))
-
-
-def tanh_gaussian(
-    mean: jax.Array, log_std: jax.Array, noise: jax.Array, correction: bool
-) -> tuple[jax.Array, jax.Array]:
-    """Returns actions [B, A] for standard normal `noise`, and log densities [B].
-
-    Without `correction` the density is the one before squashing by tanh, as if tanh did not
-    change volumes; its entropy can then grow without bound.
-    """
-    log_prob = normal_log_density(noise, log_std)
-    before = mean + jnp.exp(log_std) * noise
-    if correction:
-        log_prob = log_prob - log_tanh_slope(before)
-    return jnp.tanh(before), jnp.sum(log_prob, axis=-1)
-
-
-class TanhGaussian(NamedTuple):
-    """A Gaussian policy squashed by tanh, of a network obs -> mean and log standard deviation."""
-
-    log_std_range: tuple[float, float]
-    correction: bool  # of the density, by how tanh squeezes volumes
-    activation: Activation = "relu"  # of the network
-
-    def head(self, output: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns actions [B, A] and log densities [B] for outputs [B, 2 A] and normal `noise`."""
-        return tanh_gaussian(*gaussian(output, self.log_std_range), noise, self.correction)
-
-    def sample(self, network: Network, obs: jax.Array, noise: jax.Array):
-        """Returns actions [B, A] and log densities [B] at observations [B, O]."""
-        output = networks.apply_folded(folded(network), obs, self.activation)
-        return self.head(output, noise)
-
-    def act(self, network: Network, obs: jax.Array, key: jax.Array, mode: Mode) -> jax.Array:
-        """Draws actions [N, A], or gives tanh of the mean in evaluation."""
-        noise = jax.random.normal(key, (obs.shape[0], network.params.layers[-1].bias.size // 2))
-        noise = noise if mode == "explore" else jnp.zeros_like(noise)
-        return self.sample(network, obs, noise)[0]
-
-    def parts(self, network: Network, obs: jax.Array, value: Callable) -> PolicyParts:
-        """Takes the policy apart at observations [N, O], where `value` judges actions [N, A]."""
-        action_size = network.params.layers[-1].bias.size // 2
-        return PolicyParts(
-            start=lambda noise: self.sample(network, obs, noise)[0],
-            eval_noise=jnp.zeros((obs.shape[0], action_size)),
-            velocity=None,
-            value=value,
-        )
-
-
-def climb(
-    optimizer: Optimizer,
-    policy: Network,
+def soft_policy_step(
+    optimizer: optax.GradientTransformation,
+    policy: TrainState,
     head: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
     value: Callable[[jax.Array], jax.Array],
     alpha: jax.Array,
     obs: jax.Array,
     activation: Activation,
     warmup: int = 0,
-) -> tuple[Network, jax.Array, jax.Array]:
+) -> tuple[TrainState, jax.Array, jax.Array]:
     """Moves a policy towards high soft values: down the gradient of mean(alpha log pi - Q).
 
     Args:
@@ -322,27 +249,22 @@ def climb(
     """
 
     def loss(params: MLP):
-        output, moments = networks.apply_train(
-            params, policy.moments, obs, warmup, activation, optimizer.axis_name
+        output, batch_stats = networks.apply_train(
+            params, policy.batch_stats, obs, warmup, activation
         )
         action, log_prob = head(output)
         entropy = -jnp.mean(log_prob) / action.shape[-1]
-        return jnp.mean(alpha * log_prob - value(action)), (moments, entropy)
+        return jnp.mean(alpha * log_prob - value(action)), (batch_stats, entropy)
 
-    (policy_loss, (moments, entropy)), gradient = jax.value_and_grad(loss, has_aux=True)(
+    (policy_loss, (batch_stats, entropy)), gradient = jax.value_and_grad(loss, has_aux=True)(
         policy.params
     )
-    return descend(optimizer, policy, gradient, moments), policy_loss, entropy
+    return apply_gradients(optimizer, policy, gradient, batch_stats), policy_loss, entropy
 
 
 def normal(shape: Sequence[int]) -> Callable[[jax.Array], jax.Array]:
     """Returns `draw(key)`: standard normal numbers of a shape."""
     return lambda key: jax.random.normal(key, shape)
-
-
-def normal_source(mode: Mode, key: jax.Array, shape: Sequence[int]) -> tuple[Callable, jax.Array]:
-    """Returns `draw(key) -> [N, A]` and the key to use for a mode of acting."""
-    return (normal(shape), key) if mode == "explore" else fixed_normal(shape)
 
 
 def fixed_normal(shape: Sequence[int]) -> tuple[Callable, jax.Array]:
@@ -383,18 +305,18 @@ def highest(actions: jax.Array, value: Callable[[jax.Array], jax.Array]) -> jax.
 # Temperature.
 
 
-def init_temperature(optimizer: Optimizer, alpha: float) -> Temperature:
+def init_temperature(optimizer: optax.GradientTransformation, alpha: float) -> Temperature:
     """Returns a temperature that starts at `alpha`."""
     log_alpha = jnp.asarray(math.log(alpha), jnp.float32)
     return Temperature(log_alpha, optimizer.init(log_alpha))
 
 
 def adapt_temperature(
-    optimizer: Optimizer, temperature: Temperature, excess: jax.Array
+    optimizer: optax.GradientTransformation, temperature: Temperature, excess: jax.Array
 ) -> Temperature:
     """Lowers the temperature where the entropy exceeds its target by `excess` [], else raises it.
 
     It descends on log(alpha) times excess.
     """
-    updates, state = optimizer.update(excess, temperature.optimizer)
+    updates, state = optimizer.update(excess, temperature.opt_state)
     return Temperature(temperature.log_alpha + updates, state)  # pyright: ignore

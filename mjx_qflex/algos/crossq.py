@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from mjx_qflex import networks
+from mjx_qflex import networks, parallel
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Network, Optimizer, TanhGaussian, Temperature
-from mjx_qflex.networks import MLP
-from mjx_qflex.types import Algorithm, Metrics, Mode, PolicyParts, Transition
+from mjx_qflex.algos.common import Temperature, TrainState
+from mjx_qflex.algos.gaussian import TanhGaussian
+from mjx_qflex.networks import MLP, InferenceMLP
+from mjx_qflex.types import Algorithm, EnvSpec, Metrics, Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ PRESETS: dict[str, CrossqConfig] = {
 class CrossqLearner(NamedTuple):
     """All that CrossQ learns."""
 
-    critics: tuple[Network, ...]  # two of (obs, action) -> value
+    critics: tuple[TrainState, ...]  # two of (obs, action) -> value
     actor: "Actor"
     count: jax.Array  # int32 [], updates so far
 
@@ -68,32 +70,29 @@ class CrossqLearner(NamedTuple):
 class Actor(NamedTuple):
     """What every `policy_delay`-th update changes, and what it reports until the next."""
 
-    policy: Network  # obs -> mean and log standard deviation before tanh
+    policy: TrainState  # obs -> mean and log standard deviation before tanh
     temperature: Temperature
     loss: jax.Array  # []
     entropy: jax.Array  # [] nats per actuator
 
 
-def make(
-    config: CrossqConfig, observation_size: int, action_size: int, axis_name: str | None = None
-) -> Algorithm:
-    """Builds CrossQ for observations [O] and actions [A] in [-1, 1], over `axis_name`'s devices.
+def make(config: CrossqConfig, spec: EnvSpec) -> Algorithm:
+    """Builds CrossQ for an environment.
 
     Raises:
       UserError: an option's value is refused.
     """
     common.check_options("crossq", config)
-    optimizer = common.adam(config.learning_rate, axis_name, config.beta1)
-    temperature_optimizer = common.adam(config.learning_rate, axis_name)
+    optimizer = common.adam(config.learning_rate, config.beta1)
+    temperature_optimizer = common.adam(config.learning_rate)
 
     def init(key: jax.Array) -> CrossqLearner:
         critic_key, policy_key = jax.random.split(key)
         wide = (config.critic_width or config.width,) * config.depth
-        sizes = (observation_size, *(config.width,) * config.depth, 2 * action_size)
+        sizes = (spec.observation_size, *(config.width,) * config.depth, 2 * spec.action_size)
+        pair = spec.observation_size + spec.action_size
         return CrossqLearner(
-            critics=common.init_critics(
-                optimizer, critic_key, (observation_size + action_size, *wide, 1), batch_norm=True
-            ),
+            critics=common.init_critics(optimizer, critic_key, (pair, *wide, 1), batch_norm=True),
             actor=Actor(
                 policy=common.init_network(optimizer, policy_key, sizes, batch_norm=True),
                 temperature=common.init_temperature(temperature_optimizer, config.initial_alpha),
@@ -103,35 +102,34 @@ def make(
             count=jnp.zeros((), jnp.int32),
         )
 
-    def act(learner: CrossqLearner, obs, carry, key, mode: Mode):
-        return _gaussian(config).act(learner.actor.policy, obs, key, mode), carry
+    def policy(learner: CrossqLearner):
+        """A Gaussian; there are no target critics to judge its actions."""
+
+        def value(obs: jax.Array):
+            return common.min_q(common.critics_at(learner.critics, obs))
+
+        return _gaussian(config).policy(learner.actor.policy, value)
 
     def update(learner: CrossqLearner, batch: Transition, key: jax.Array):
         return _update(config, optimizer, temperature_optimizer, learner, batch, key)
 
-    return Algorithm(init, lambda num_envs: (), act, update, axis_name)
-
-
-def policy_parts(config: CrossqConfig, learner: CrossqLearner, obs: jax.Array) -> PolicyParts:
-    """Takes the policy apart at observations [N, O]; there are no target critics to value it."""
-    value = common.min_value(common.bound(learner.critics, obs))
-    return _gaussian(config).parts(learner.actor.policy, obs, value)
+    return Algorithm(init, policy, update)
 
 
 def update_critics(
-    optimizer: Optimizer,
-    critics: tuple[Network, ...],
+    optimizer: optax.GradientTransformation,
+    critics: tuple[TrainState, ...],
     batch: Transition,
     next_action: jax.Array,
     next_bonus: jax.Array | None,
     gamma: float,
     warmup: int,
-) -> tuple[tuple[Network, ...], Metrics]:
+) -> tuple[tuple[TrainState, ...], Metrics]:
     """CrossQ's critic step: no target network, and both halves of the batch share statistics.
 
     Args:
       optimizer: of the critics.
-      critics: two, with batch norm.
+      critics: with batch norm.
       batch: transitions; the reward is taken as it is.
       next_action: [B, A], at the next observations.
       next_bonus: [B], what the next value counts besides the critics, such as entropy; None is 0.
@@ -150,9 +148,7 @@ def update_critics(
 
     def loss(params: tuple[MLP, ...]):
         outputs = [
-            networks.apply_train(
-                param, critic.moments, inputs, warmup, axis_name=optimizer.axis_name
-            )
+            networks.apply_train(param, critic.batch_stats, inputs, warmup)
             for param, critic in zip(params, critics, strict=True)
         ]
         values, next_values = jnp.split(jnp.stack([value[:, 0] for value, _ in outputs]), 2, axis=1)
@@ -161,12 +157,27 @@ def update_critics(
             next_value = next_value + next_bonus
         target = batch.reward + gamma * batch.discount * next_value
         errors = jnp.mean(jnp.square(values - jax.lax.stop_gradient(target)[None]), axis=1)
-        return jnp.sum(errors), (errors, values, [moments for _, moments in outputs])
+        return jnp.sum(errors), (errors, values, [batch_stats for _, batch_stats in outputs])
 
-    params = tuple(critic.params for critic in critics)
-    gradients, (errors, values, moments) = jax.grad(loss, has_aux=True)(params)
-    critics = tuple(map(partial(common.descend, optimizer), critics, gradients, moments))
+    gradients, (errors, values, batch_stats) = jax.grad(loss, has_aux=True)(
+        common.params_of(critics)
+    )
+    step = partial(common.apply_gradients, optimizer)
+    critics = tuple(map(step, critics, gradients, batch_stats))
     return critics, common.value_metrics(errors, values)
+
+
+def trusted_critics(
+    stale: bool, old: tuple[TrainState, ...], new: tuple[TrainState, ...]
+) -> tuple[InferenceMLP, ...]:
+    """Returns the critics that a policy is moved by: `new`, or with the parameters of `old`.
+
+    Batch statistics are the new ones either way, as in the code of Qflex's authors.
+    """
+    return tuple(
+        networks.for_inference(before.params if stale else after.params, after.batch_stats)
+        for before, after in zip(old, new, strict=True)
+    )
 
 
 def _gaussian(config: CrossqConfig) -> TanhGaussian:
@@ -175,8 +186,8 @@ def _gaussian(config: CrossqConfig) -> TanhGaussian:
 
 def _update(
     config: CrossqConfig,
-    optimizer: Optimizer,
-    temperature_optimizer: Optimizer,
+    optimizer: optax.GradientTransformation,
+    temperature_optimizer: optax.GradientTransformation,
     learner: CrossqLearner,
     batch: Transition,
     key: jax.Array,
@@ -194,14 +205,11 @@ def _update(
         config.gamma,
         config.renorm_warmup,
     )
-    guides = tuple(
-        networks.fold(old.params if config.stale_critic else new.params, new.moments)
-        for old, new in zip(learner.critics, critics, strict=True)
-    )
+    trusted = trusted_critics(config.stale_critic, learner.critics, critics)
 
     def advance(actor: Actor) -> Actor:
         optimizers = optimizer, temperature_optimizer
-        return _update_actor(config, *optimizers, actor, guides, batch.obs, key)
+        return _update_actor(config, *optimizers, actor, trusted, batch.obs, key)
 
     actor = common.every(config.policy_delay, learner.count + 1, advance, learner.actor)
     return CrossqLearner(critics, actor, learner.count + 1), metrics | {
@@ -213,22 +221,22 @@ def _update(
 
 def _update_actor(
     config: CrossqConfig,
-    optimizer: Optimizer,
-    temperature_optimizer: Optimizer,
+    optimizer: optax.GradientTransformation,
+    temperature_optimizer: optax.GradientTransformation,
     actor: Actor,
-    guides,
+    trusted: tuple[InferenceMLP, ...],
     obs,
     key,
 ) -> Actor:
     """The policy climbs the critics' minimum plus its entropy; the temperature follows."""
-    critics = tuple(networks.bind(guide, obs) for guide in guides)
+    critics = tuple(networks.fix_inputs(critic, obs) for critic in trusted)
     action_size = actor.policy.params.layers[-1].bias.size // 2
     noise = jax.random.normal(key, (obs.shape[0], action_size))
-    policy, loss, entropy = common.climb(
+    policy, loss, entropy = common.soft_policy_step(
         optimizer,
         actor.policy,
         lambda output: _gaussian(config).head(output, noise),
-        common.min_value(critics),
+        common.min_q(critics),
         jnp.exp(actor.temperature.log_alpha),
         obs,
         "relu",
@@ -236,4 +244,4 @@ def _update_actor(
     )
     excess = (entropy - config.target_entropy) * action_size
     temperature = common.adapt_temperature(temperature_optimizer, actor.temperature, excess)
-    return Actor(policy, temperature, *optimizer.mean((loss, entropy)))
+    return Actor(policy, temperature, *parallel.mean((loss, entropy)))

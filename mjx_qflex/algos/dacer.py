@@ -12,13 +12,14 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from mjx_qflex import diffusion, networks
+from mjx_qflex import diffusion, networks, parallel
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Network, Optimizer, Temperature
+from mjx_qflex.algos.common import Temperature, TrainState
 from mjx_qflex.diffusion import NoiseNet, Schedule
-from mjx_qflex.networks import MLP, Activation, Folded
-from mjx_qflex.types import Algorithm, Metrics, Mode, Transition
+from mjx_qflex.networks import MLP, Activation, InferenceMLP
+from mjx_qflex.types import Algorithm, EnvSpec, Metrics, Transition, stateless_policy
 
 LOSS_BIAS = 0.1  # added to variances in the critic's loss, against division by small ones
 BOUND = 3.0  # standard deviations, of drawn returns and of their distance to the mean
@@ -82,7 +83,7 @@ PRESETS: dict[str, DacerConfig] = {
 class DacerLearner(NamedTuple):
     """All that DACER learns."""
 
-    critics: tuple[Network, ...]  # two of (obs, action) -> mean and spread of the return
+    critics: tuple[TrainState, ...]  # two of (obs, action) -> mean and spread of the return
     spread: jax.Array  # [2], slow average of each critic's standard deviation
     actor: "Actor"
     regulator: "Regulator"
@@ -92,7 +93,7 @@ class DacerLearner(NamedTuple):
 class Actor(NamedTuple):
     """What every `delay`-th update changes, and the loss that it reports until the next."""
 
-    policy: Network  # of a NoiseNet
+    policy: TrainState  # of a NoiseNet
     targets: tuple[MLP, ...]  # slow copies of the critics
     loss: jax.Array  # []
 
@@ -105,15 +106,13 @@ class Regulator(NamedTuple):
 
 
 class Optimizers(NamedTuple):
-    critic: Optimizer
-    policy: Optimizer
-    temperature: Optimizer
+    critic: optax.GradientTransformation
+    policy: optax.GradientTransformation
+    temperature: optax.GradientTransformation
 
 
-def make(
-    config: DacerConfig, observation_size: int, action_size: int, axis_name: str | None = None
-) -> Algorithm:
-    """Builds DACER for observations [O] and actions [A] in [-1, 1], over `axis_name`'s devices.
+def make(config: DacerConfig, spec: EnvSpec) -> Algorithm:
+    """Builds DACER for an environment.
 
     Raises:
       UserError: an option's value is refused.
@@ -123,47 +122,56 @@ def make(
         schedule = diffusion.linear_schedule(config.diffusion_steps, config.schedule_scale)
     else:
         schedule = diffusion.variance_preserving_schedule(config.diffusion_steps)
-    optimizers = _optimizers(config, axis_name)
+    optimizers = _optimizers(config)
 
     def init(key: jax.Array) -> DacerLearner:
         critic_key, policy_key = jax.random.split(key)
-        sizes = (observation_size + action_size, *(config.width,) * config.depth, 2)
+        sizes = (spec.observation_size + spec.action_size, *(config.width,) * config.depth, 2)
         critics = common.init_critics(optimizers.critic, critic_key, sizes)
         net = diffusion.init_noise_net(
-            policy_key, observation_size, action_size, config.width, config.depth
+            policy_key, spec.observation_size, spec.action_size, config.width, config.depth
         )
-        targets = common.copied(tuple(critic.params for critic in critics))
+        targets = common.copied(common.params_of(critics))
         temperature = common.init_temperature(optimizers.temperature, config.initial_alpha)
         return DacerLearner(
             critics=critics,
             spread=jnp.zeros(2),
-            actor=Actor(Network(net, (), optimizers.policy.init(net)), targets, jnp.zeros(())),
+            actor=Actor(common.train_state(optimizers.policy, net), targets, jnp.zeros(())),
             regulator=Regulator(temperature, jnp.zeros(())),
             count=jnp.zeros((), jnp.int32),
         )
 
-    def act(learner: DacerLearner, obs, carry, key, mode: Mode):
-        """Draws from the policy; evaluation adds no noise and uses the same draws always, of one
-        key where Qflex's authors derive one from the observation."""
-        draw, key = common.normal_source(mode, key, (obs.shape[0], action_size))
-        alpha = jnp.exp(learner.regulator.temperature.log_alpha) if mode == "explore" else 0.0
-        return _sample(config, schedule, learner.actor.policy.params, alpha, obs, key, draw), carry
+    def policy(learner: DacerLearner):
+        """Its mode adds no noise and uses the same draws always, of one key where Qflex's authors
+        derive one from the observation."""
+        net = learner.actor.policy.params
+
+        def sample(obs: jax.Array, key: jax.Array) -> jax.Array:
+            draw = common.normal((obs.shape[0], spec.action_size))
+            alpha = jnp.exp(learner.regulator.temperature.log_alpha)
+            return _sample(config, schedule, net, alpha, obs, key, draw)
+
+        def mode(obs: jax.Array) -> jax.Array:
+            draw, key = common.fixed_normal((obs.shape[0], spec.action_size))
+            return _sample(config, schedule, net, 0.0, obs, key, draw)
+
+        return stateless_policy(sample, mode)
 
     def update(learner: DacerLearner, batch: Transition, key: jax.Array):
         return _update(config, schedule, optimizers, learner, batch, key)
 
-    return Algorithm(init, lambda num_envs: (), act, update, axis_name)
+    return Algorithm(init, policy, update)
 
 
-def _optimizers(config: DacerConfig, axis_name: str | None) -> Optimizers:
+def _optimizers(config: DacerConfig) -> Optimizers:
     rate, last = config.learning_rate, config.final_learning_rate
     policy_rate = rate
     if last is not None:
         policy_rate = common.falling_rate(rate, last, config.decay_begin, config.decay_updates)
     return Optimizers(
-        critic=common.adam(rate, axis_name),
-        policy=common.adam(policy_rate, axis_name),
-        temperature=common.adam(config.alpha_learning_rate, axis_name),
+        critic=common.adam(rate),
+        policy=common.adam(policy_rate),
+        temperature=common.adam(config.alpha_learning_rate),
     )
 
 
@@ -176,9 +184,9 @@ def _sample(config: DacerConfig, schedule: Schedule, net: NoiseNet, alpha, obs, 
     return jnp.clip(action + config.noise_scale * alpha * draw(noise_key), -1.0, 1.0)
 
 
-def _returns(critic: Folded, action, activation: Activation) -> tuple[jax.Array, jax.Array]:
+def _returns(critic: InferenceMLP, action, activation: Activation) -> tuple[jax.Array, jax.Array]:
     """Returns mean and standard deviation [B] of the return of actions [B, A]."""
-    output = networks.apply_folded(critic, action, activation)
+    output = networks.apply(critic, action, activation)
     return output[:, 0], jax.nn.softplus(output[:, 1])
 
 
@@ -208,24 +216,23 @@ def _update(
     )
 
     def advance(actor: Actor) -> Actor:
-        guides = common.at(tuple(critic.params for critic in learner.critics), batch.obs)
+        old_critics = common.critics_at(learner.critics, batch.obs)
 
         def loss(net: NoiseNet) -> jax.Array:
             action = behave(net, batch.obs, policy_key)
-            means = [_returns(guide, action, config.activation)[0] for guide in guides]
+            means = [_returns(critic, action, config.activation)[0] for critic in old_critics]
             return -jnp.mean(jnp.minimum(*means))
 
         value, gradient = jax.value_and_grad(loss)(actor.policy.params)
-        params = tuple(critic.params for critic in critics)
         return Actor(
-            policy=common.descend(optimizers.policy, actor.policy, gradient),
-            targets=common.averaged(config.tau, params, actor.targets),
-            loss=optimizers.policy.mean(value),
+            policy=common.apply_gradients(optimizers.policy, actor.policy, gradient),
+            targets=common.polyak(config.tau, common.params_of(critics), actor.targets),
+            loss=parallel.mean(value),
         )
 
     def regulate(regulator: Regulator) -> Regulator:
-        obs = batch.obs[: optimizers.temperature.share(config.entropy_states)]
-        entropy = optimizers.temperature.mean(
+        obs = batch.obs[: parallel.share(config.entropy_states)]
+        entropy = parallel.mean(
             _policy_entropy(config, schedule, learner.actor.policy.params, alpha, obs, entropy_key)
         )
         excess = entropy - config.target_entropy * batch.action.shape[-1]
@@ -247,7 +254,7 @@ def _targets(config: DacerConfig, targets, batch: Transition, next_action, key):
     """Returns what the critics are to expect [B], and one draw of it [B]."""
     outputs = [
         _returns(critic, next_action, config.activation)
-        for critic in common.at(targets, batch.next_obs)
+        for critic in common.critics_at(targets, batch.next_obs)
     ]
     (mean, _), (other_mean, _) = outputs
     noise = jax.random.normal(key, (2, *mean.shape))
@@ -264,9 +271,9 @@ def _update_critics(config: DacerConfig, optimizer, learner: DacerLearner, batch
     target, drawn = stop(target), stop(drawn)
 
     def loss(params: MLP, spread: jax.Array):
-        (critic,) = common.at((params,), batch.obs)
+        (critic,) = common.critics_at((params,), batch.obs)
         mean, deviation = _returns(critic, batch.action, config.activation)
-        fresh = stop(optimizer.mean(jnp.mean(deviation)))
+        fresh = stop(parallel.mean(jnp.mean(deviation)))
         spread = jnp.where(
             learner.count == 0, fresh, config.tau * fresh + (1.0 - config.tau) * spread
         )
@@ -285,7 +292,7 @@ def _update_critics(config: DacerConfig, optimizer, learner: DacerLearner, batch
     gradients, aux = zip(*results, strict=True)
     spreads, means, errors, deviations = map(jnp.stack, zip(*aux, strict=True))
     critics = tuple(
-        common.descend(optimizer, critic, gradient)
+        common.apply_gradients(optimizer, critic, gradient)
         for critic, gradient in zip(learner.critics, gradients, strict=True)
     )
     metrics: Metrics = common.value_metrics(errors, means)

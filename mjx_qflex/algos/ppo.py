@@ -16,7 +16,7 @@ from brax.training.acme import running_statistics, specs
 from brax.training.agents.ppo import networks as brax_networks
 
 from mjx_qflex.algos import common
-from mjx_qflex.types import Agent, Carry, Mode
+from mjx_qflex.types import Algorithm, EnvSpec, stateless_policy
 
 Activation = Literal["swish", "relu", "tanh"]
 
@@ -25,7 +25,7 @@ Activation = Literal["swish", "relu", "tanh"]
 class PpoConfig:
     """Options of PPO. The defaults are MuJoCo Playground's for locomotion (locomotion_params.py).
 
-    Sizes of the data are no part of them: `training.on_policy.OnPolicyConfig`.
+    Sizes of the data are no part of them: `sizes.OnPolicyConfig`.
     """
 
     width: int = 128  # units of each hidden layer of the policy
@@ -78,8 +78,8 @@ class PpoLearner(NamedTuple):
     value: Any
 
 
-def make(config: PpoConfig, observation_size: int, action_size: int) -> Agent:
-    """Builds PPO's policy for observations [O] and actions [A] in [-1, 1].
+def make(config: PpoConfig, spec: EnvSpec) -> Algorithm:
+    """Builds PPO's policy for an environment.
 
     Raises:
       UserError: an option's value is refused.
@@ -87,22 +87,28 @@ def make(config: PpoConfig, observation_size: int, action_size: int) -> Agent:
     common.check_options("ppo", config)
     normalize = running_statistics.normalize if config.normalize_observations else _as_they_are
     networks = network_factory(config)(
-        observation_size, action_size, preprocess_observations_fn=normalize
+        spec.observation_size, spec.action_size, preprocess_observations_fn=normalize
     )
-    policy = brax_networks.make_inference_fn(networks)
+    inference = brax_networks.make_inference_fn(networks)
 
     def init(key: jax.Array) -> PpoLearner:
         policy_key, value_key = jax.random.split(key)
         return PpoLearner(
-            running_statistics.init_state(specs.Array((observation_size,), jnp.dtype("float32"))),
+            running_statistics.init_state(
+                specs.Array((spec.observation_size,), jnp.dtype("float32"))
+            ),
             networks.policy_network.init(policy_key),
             networks.value_network.init(value_key),
         )
 
-    def act(learner: PpoLearner, obs: jax.Array, carry: Carry, key: jax.Array, mode: Mode):
-        return policy(learner, deterministic=mode == "eval")(obs, key)[0], carry
+    def policy(learner: PpoLearner):
+        unused = jax.random.key(0)  # brax asks for a key where nothing is drawn
+        return stateless_policy(
+            sample=lambda obs, key: inference(learner, deterministic=False)(obs, key)[0],
+            mode=lambda obs: inference(learner, deterministic=True)(obs, unused)[0],
+        )
 
-    return Agent(init, lambda num_envs: (), act)
+    return Algorithm(init, policy)
 
 
 def network_factory(config: PpoConfig) -> Callable[..., brax_networks.PPONetworks]:

@@ -23,7 +23,6 @@ Qflex's code 20 at their right ends.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -31,7 +30,7 @@ import jax.numpy as jnp
 
 from mjx_qflex import flow
 from mjx_qflex.algos import common
-from mjx_qflex.types import Algorithm, Learner, Mode, PolicyParts, Transition
+from mjx_qflex.types import Acted, ActingState, Algorithm, FlowParts, Learner, Policy, Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +50,11 @@ class Guided(NamedTuple):
     weight: jax.Array  # [] w
 
 
-def guide(
-    algorithm: Algorithm,
-    policy_parts: Callable[[Learner, jax.Array], PolicyParts],
-    config: QgfConfig,
-) -> Algorithm:
+def guide(algorithm: Algorithm, config: QgfConfig) -> Algorithm:
     """Returns the algorithm that evaluates with guidance; its learner is a `Guided`.
 
     Args:
-      algorithm: the one to guide.
-      policy_parts: takes its policy apart, given a learner and observations [N, O]
-        (`algos.policy_parts`).
+      algorithm: the one to guide; its policy has `parts` (`algos.refuse_unguidable`).
       config: options.
 
     Raises:
@@ -72,24 +65,29 @@ def guide(
     def init(key: jax.Array) -> Guided:
         return Guided(algorithm.init(key), jnp.asarray(config.weight, jnp.float32))
 
-    def act(guided: Guided, obs, carry, key, mode: Mode):
-        if mode == "explore":
-            return algorithm.act(guided.learner, obs, carry, key, mode)
-        return best_action(config, policy_parts(guided.learner, obs), guided.weight), carry
+    def policy(guided: Guided) -> Policy:
+        own = algorithm.policy(guided.learner)
+        assert own.parts is not None, "the policy cannot be taken apart"
+        parts = own.parts
+
+        def mode(obs: jax.Array, state: ActingState) -> Acted:
+            return Acted(best_action(config, parts(obs), guided.weight), state)
+
+        return own._replace(mode=mode)
 
     def update(guided: Guided, batch: Transition, key: jax.Array):
         learner, metrics = algorithm.update(guided.learner, batch, key)
         return guided._replace(learner=learner), metrics
 
-    return algorithm._replace(init=init, act=act, update=update)
+    return Algorithm(init, policy, update)
 
 
-def best_action(config: QgfConfig, parts: PolicyParts, weight: jax.Array) -> jax.Array:
+def best_action(config: QgfConfig, parts: FlowParts, weight: jax.Array) -> jax.Array:
     """Returns the best of the guided candidates [N, A] in evaluation."""
-    action = sample(config, parts, weight, parts.start(parts.eval_noise))
+    action = sample(config, parts, weight, parts.start(parts.mode_noise))
     if config.best_of == 1:
         return action
-    draw, key = common.fixed_normal(parts.eval_noise.shape)
+    draw, key = common.fixed_normal(parts.mode_noise.shape)
 
     def candidate(key: jax.Array) -> jax.Array:
         return sample(config, parts, weight, parts.start(draw(key)))
@@ -98,7 +96,7 @@ def best_action(config: QgfConfig, parts: PolicyParts, weight: jax.Array) -> jax
     return common.highest(jnp.concatenate([action[None], others]), parts.value)
 
 
-def sample(config: QgfConfig, parts: PolicyParts, weight: jax.Array, start: jax.Array) -> jax.Array:
+def sample(config: QgfConfig, parts: FlowParts, weight: jax.Array, start: jax.Array) -> jax.Array:
     """Carries actions `start` [N, A] along the guided flow; returns them in the box [N, A]."""
     gradient = jax.grad(lambda action: jnp.sum(parts.value(action)))
 

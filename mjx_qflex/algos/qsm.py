@@ -12,13 +12,14 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from mjx_qflex import diffusion, networks
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Decay, Network, Optimizer
+from mjx_qflex.algos.common import Decay, TrainState
 from mjx_qflex.diffusion import NoiseNet
-from mjx_qflex.networks import MLP, Activation, Folded
-from mjx_qflex.types import Algorithm, Mode, Transition
+from mjx_qflex.networks import MLP, Activation, InferenceMLP
+from mjx_qflex.types import Algorithm, EnvSpec, Transition, stateless_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,21 +75,19 @@ PRESETS: dict[str, QsmConfig] = {
 class QsmLearner(NamedTuple):
     """All that QSM learns."""
 
-    critics: tuple[Network, ...]  # two of (obs, action) -> value
+    critics: tuple[TrainState, ...]  # two of (obs, action) -> value
     targets: tuple[MLP, ...]  # their slow copies
-    policy: Network  # of a NoiseNet, or of an MLP (obs, action) -> score
+    policy: TrainState  # of a NoiseNet, or of an MLP (obs, action) -> score
     slow_policy: NoiseNet | MLP  # the one that acts
 
 
 class Optimizers(NamedTuple):
-    critic: Optimizer
-    policy: Optimizer
+    critic: optax.GradientTransformation
+    policy: optax.GradientTransformation
 
 
-def make(
-    config: QsmConfig, observation_size: int, action_size: int, axis_name: str | None = None
-) -> Algorithm:
-    """Builds QSM for observations [O] and actions [A] in [-1, 1], over `axis_name`'s devices.
+def make(config: QsmConfig, spec: EnvSpec) -> Algorithm:
+    """Builds QSM for an environment.
 
     Raises:
       UserError: an option's value is refused.
@@ -101,48 +100,53 @@ def make(
         config.decay_updates,
         config.decay,
     )
-    optimizers = Optimizers(
-        common.adam(config.learning_rate, axis_name), common.adam(rate, axis_name)
-    )
+    optimizers = Optimizers(common.adam(config.learning_rate), common.adam(rate))
 
     def init(key: jax.Array) -> QsmLearner:
-        return _init(config, optimizers, observation_size, action_size, key)
+        return _init(config, optimizers, spec, key)
 
-    def act(learner: QsmLearner, obs, carry, key, mode: Mode):
-        """Draws with the slow policy; evaluation uses the same draws always, and adds no noise."""
-        draw, key = common.normal_source(mode, key, (obs.shape[0], action_size))
-        noise = config.action_noise if mode == "explore" else 0.0
-        critics = _params(learner.critics)
-        return _sample(config, learner.slow_policy, critics, obs, key, draw, noise), carry
+    def policy(learner: QsmLearner):
+        """The slow policy; its mode uses the same draws always, and adds no noise."""
+        critics, net = common.params_of(learner.critics), learner.slow_policy
+
+        def sample(obs: jax.Array, key: jax.Array) -> jax.Array:
+            draw = common.normal((obs.shape[0], spec.action_size))
+            return _sample(config, net, critics, obs, key, draw, config.action_noise)
+
+        def mode(obs: jax.Array) -> jax.Array:
+            draw, key = common.fixed_normal((obs.shape[0], spec.action_size))
+            return _sample(config, net, critics, obs, key, draw, 0.0)
+
+        return stateless_policy(sample, mode)
 
     def update(learner: QsmLearner, batch: Transition, key: jax.Array):
         return _update(config, optimizers, learner, batch, key)
 
-    return Algorithm(init, lambda num_envs: (), act, update, axis_name)
+    return Algorithm(init, policy, update)
 
 
-def _init(config: QsmConfig, optimizers: Optimizers, observation_size, action_size, key):
+def _init(config: QsmConfig, optimizers: Optimizers, spec: EnvSpec, key: jax.Array):
     critic_key, policy_key = jax.random.split(key)
-    hidden, inputs = (config.width,) * config.depth, observation_size + action_size
+    hidden, inputs = (config.width,) * config.depth, spec.observation_size + spec.action_size
     critics = common.init_critics(optimizers.critic, critic_key, (inputs, *hidden, 1))
     if config.sampler == "diffusion":
         net = diffusion.init_noise_net(
-            policy_key, observation_size, action_size, config.width, config.depth
+            policy_key, spec.observation_size, spec.action_size, config.width, config.depth
         )
     else:
-        net, _ = networks.init_mlp(policy_key, (inputs, *hidden, action_size), False)
+        net, _ = networks.init_mlp(policy_key, (inputs, *hidden, spec.action_size), False)
     return QsmLearner(
         critics=critics,
-        targets=common.copied(_params(critics)),
-        policy=Network(net, (), optimizers.policy.init(net)),
+        targets=common.copied(common.params_of(critics)),
+        policy=common.train_state(optimizers.policy, net),
         slow_policy=common.copied(net),
     )
 
 
 def _score(config: QsmConfig, net: MLP, obs) -> Callable[[jax.Array], jax.Array]:
     """Returns the score without time as a function of actions [B, A], at observations [B, O]."""
-    (bound,) = common.at((net,), obs)
-    return lambda action: networks.apply_folded(bound, action, config.activation)
+    (score,) = common.critics_at((net,), obs)
+    return lambda action: networks.apply(score, action, config.activation)
 
 
 def _sample(config: QsmConfig, net, critics: tuple[MLP, ...], obs, key, draw, noise: float):
@@ -155,7 +159,7 @@ def _sample(config: QsmConfig, net, critics: tuple[MLP, ...], obs, key, draw, no
         schedule = diffusion.variance_preserving_schedule(config.diffusion_steps)
         return diffusion.sample(diffusion.at(net, obs), schedule, key, draw, 1.0, "iterate")
 
-    value = common.min_value(common.at(critics, obs), config.activation)
+    value = common.min_q(common.critics_at(critics, obs), config.activation)
     action = common.best_of(config.particles, particle, value, draw_key)
     return jnp.clip(action + noise * draw(noise_key), -1.0, 1.0)
 
@@ -188,13 +192,12 @@ def langevin(
 def _update(config: QsmConfig, optimizers: Optimizers, learner: QsmLearner, batch, key):
     """One update of policy and critics, in the order that `first` says, then of the slow copies."""
     next_key, policy_key = jax.random.split(key)
-    old = _params(learner.critics)
+    old = common.params_of(learner.critics)
 
     def update_policy(critics: tuple[MLP, ...]):
-        policy, loss = _update_policy(
-            config, optimizers, learner.policy, common.at(critics, batch.obs), batch, policy_key
-        )
-        return policy, common.averaged(config.policy_tau, policy.params, learner.slow_policy), loss
+        at_obs = common.critics_at(critics, batch.obs)
+        policy, loss = _update_policy(config, optimizers, learner.policy, at_obs, batch, policy_key)
+        return policy, common.polyak(config.policy_tau, policy.params, learner.slow_policy), loss
 
     def update_critics(slow_policy):
         next_action = _sample(
@@ -206,8 +209,8 @@ def _update(config: QsmConfig, optimizers: Optimizers, learner: QsmLearner, batc
             common.normal(batch.action.shape),
             config.action_noise,
         )
-        targets = common.at(learner.targets, batch.next_obs)
-        next_value = common.min_value(targets, config.activation)(next_action)
+        targets = common.critics_at(learner.targets, batch.next_obs)
+        next_value = common.min_q(targets, config.activation)(next_action)
         target = config.reward_scale * batch.reward + config.gamma * batch.discount * next_value
         return common.td_step(optimizers.critic, learner.critics, batch, target, config.activation)
 
@@ -216,24 +219,20 @@ def _update(config: QsmConfig, optimizers: Optimizers, learner: QsmLearner, batc
         critics, metrics = update_critics(slow_policy)
     else:
         critics, metrics = update_critics(learner.slow_policy)
-        policy, slow_policy, policy_loss = update_policy(_params(critics))
-    targets = common.averaged(config.tau, _params(critics), learner.targets)
+        policy, slow_policy, policy_loss = update_policy(common.params_of(critics))
+    targets = common.polyak(config.tau, common.params_of(critics), learner.targets)
     learner = QsmLearner(critics, targets, policy, slow_policy)
     return learner, metrics | {"policy_loss": policy_loss}
-
-
-def _params(critics: tuple[Network, ...]) -> tuple[MLP, ...]:
-    return tuple(critic.params for critic in critics)
 
 
 def _update_policy(
     config: QsmConfig,
     optimizers: Optimizers,
-    policy: Network,
-    critics: tuple[Folded, ...],
+    policy: TrainState,
+    critics: tuple[InferenceMLP, ...],
     batch: Transition,
     key: jax.Array,
-) -> tuple[Network, jax.Array]:
+) -> tuple[TrainState, jax.Array]:
     """Matches the policy's output to the critics' gradient at the replayed actions.
 
     A diffusion policy does so at noisy actions, with the sign of noise, which points away from
@@ -250,7 +249,7 @@ def _update_policy(
         action = diffusion.noised(schedule, action, noise, step)
 
     def total_value(action: jax.Array) -> jax.Array:
-        values = common.values(critics, action, config.activation)
+        values = common.q_values(critics, action, config.activation)
         return jnp.sum(jnp.mean(values, axis=0) if diffuse else jnp.min(values, axis=0))
 
     sign = -1.0 if diffuse else 1.0
@@ -264,4 +263,4 @@ def _update_policy(
         return jnp.mean(jnp.square(output - wanted))
 
     policy_loss, gradient = jax.value_and_grad(loss)(policy.params)
-    return common.descend(optimizers.policy, policy, gradient), policy_loss
+    return common.apply_gradients(optimizers.policy, policy, gradient), policy_loss

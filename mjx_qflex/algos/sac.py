@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Network, TanhGaussian, Temperature
+from mjx_qflex.algos.common import Temperature, TrainState
+from mjx_qflex.algos.gaussian import TanhGaussian
 from mjx_qflex.networks import MLP, Activation
-from mjx_qflex.types import Algorithm, Mode, PolicyParts, Transition
+from mjx_qflex.types import Algorithm, EnvSpec, Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,49 +53,46 @@ PRESETS: dict[str, SacConfig] = {
 class SacLearner(NamedTuple):
     """All that SAC learns."""
 
-    critics: tuple[Network, ...]  # two of (obs, action) -> value
+    critics: tuple[TrainState, ...]  # two of (obs, action) -> value
     targets: tuple[MLP, ...]  # their slow copies
-    policy: Network  # obs -> mean and log standard deviation before tanh
+    policy: TrainState  # obs -> mean and log standard deviation before tanh
     temperature: Temperature
 
 
-def make(
-    config: SacConfig, observation_size: int, action_size: int, axis_name: str | None = None
-) -> Algorithm:
-    """Builds SAC for observations [O] and actions [A] in [-1, 1], over `axis_name`'s devices.
+def make(config: SacConfig, spec: EnvSpec) -> Algorithm:
+    """Builds SAC for an environment.
 
     Raises:
       UserError: an option's value is refused.
     """
     common.check_options("sac", config)
-    optimizer = common.adam(config.learning_rate, axis_name)
+    optimizer = common.adam(config.learning_rate)
     hidden = (config.width,) * config.depth
 
     def init(key: jax.Array) -> SacLearner:
         critic_key, policy_key = jax.random.split(key)
-        sizes = (observation_size + action_size, *hidden, 1)
+        sizes = (spec.observation_size + spec.action_size, *hidden, 1)
         critics = common.init_critics(optimizer, critic_key, sizes)
-        sizes = (observation_size, *hidden, 2 * action_size)
+        sizes = (spec.observation_size, *hidden, 2 * spec.action_size)
         return SacLearner(
             critics=critics,
-            targets=common.copied(tuple(critic.params for critic in critics)),
+            targets=common.copied(common.params_of(critics)),
             policy=common.init_network(optimizer, policy_key, sizes),
             temperature=common.init_temperature(optimizer, config.initial_alpha),
         )
 
-    def act(learner: SacLearner, obs, carry, key, mode: Mode):
-        return _gaussian(config).act(learner.policy, obs, key, mode), carry
+    def policy(learner: SacLearner):
+        """A Gaussian; what judges its actions are the target critics."""
+
+        def value(obs: jax.Array):
+            return common.min_q(common.critics_at(learner.targets, obs), config.activation)
+
+        return _gaussian(config).policy(learner.policy, value)
 
     def update(learner: SacLearner, batch: Transition, key: jax.Array):
         return _update(config, optimizer, learner, batch, key)
 
-    return Algorithm(init, lambda num_envs: (), act, update, axis_name)
-
-
-def policy_parts(config: SacConfig, learner: SacLearner, obs: jax.Array) -> PolicyParts:
-    """Takes the policy apart at observations [N, O]; its value is that of the target critics."""
-    value = common.min_value(common.at(learner.targets, obs), config.activation)
-    return _gaussian(config).parts(learner.policy, obs, value)
+    return Algorithm(init, policy, update)
 
 
 def _gaussian(config: SacConfig) -> TanhGaussian:
@@ -109,20 +107,20 @@ def _update(config: SacConfig, optimizer, learner: SacLearner, batch: Transition
     # Eq. 5: the target holds the entropy of the next action.
     noise = jax.random.normal(next_key, batch.action.shape)
     next_action, log_prob = _gaussian(config).sample(learner.policy, batch.next_obs, noise)
-    targets = common.at(learner.targets, batch.next_obs)
-    next_value = common.min_value(targets, config.activation)(next_action)
+    targets = common.critics_at(learner.targets, batch.next_obs)
+    next_value = common.min_q(targets, config.activation)(next_action)
     soft_value = next_value - alpha * log_prob
     target = config.reward_scale * batch.reward + config.gamma * batch.discount * soft_value
     critics, metrics = common.td_step(optimizer, learner.critics, batch, target, config.activation)
 
     # Eq. 9, on the critics just updated.
     noise = jax.random.normal(key, batch.action.shape)
-    guides = common.at(tuple(critic.params for critic in critics), batch.obs)
-    policy, policy_loss, entropy = common.climb(
+    new_critics = common.critics_at(critics, batch.obs)
+    policy, policy_loss, entropy = common.soft_policy_step(
         optimizer,
         learner.policy,
         lambda output: _gaussian(config).head(output, noise),
-        common.min_value(guides, config.activation),
+        common.min_q(new_critics, config.activation),
         alpha,
         batch.obs,
         config.activation,
@@ -131,10 +129,9 @@ def _update(config: SacConfig, optimizer, learner: SacLearner, batch: Transition
     # Eq. 18.
     excess = (entropy - config.target_entropy) * batch.action.shape[-1]
     temperature = common.adapt_temperature(optimizer, learner.temperature, excess)
-    params = tuple(critic.params for critic in critics)
     learner = SacLearner(
         critics=critics,
-        targets=common.averaged(config.tau, params, learner.targets),
+        targets=common.polyak(config.tau, common.params_of(critics), learner.targets),
         policy=policy,
         temperature=temperature,
     )

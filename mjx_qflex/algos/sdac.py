@@ -8,17 +8,19 @@ critics. The numbers are those of the authors' code where the paper has none.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from mjx_qflex import diffusion
+from mjx_qflex import diffusion, parallel
 from mjx_qflex.algos import common
-from mjx_qflex.algos.common import Network, Optimizer, Temperature
+from mjx_qflex.algos.common import Temperature, TrainState
 from mjx_qflex.diffusion import NoiseNet, Schedule
 from mjx_qflex.networks import MLP, Activation
-from mjx_qflex.types import Algorithm, Mode, Transition
+from mjx_qflex.types import Algorithm, EnvSpec, Transition, stateless_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ PRESETS: dict[str, SdacConfig] = {
 class SdacLearner(NamedTuple):
     """All that SDAC learns."""
 
-    critics: tuple[Network, ...]  # two of (obs, action) -> value
+    critics: tuple[TrainState, ...]  # two of (obs, action) -> value
     actor: "Actor"
     temperature: Temperature
     count: jax.Array  # int32 [], updates so far
@@ -69,22 +71,20 @@ class SdacLearner(NamedTuple):
 class Actor(NamedTuple):
     """What every `delay`-th update changes, and the loss that it reports until the next."""
 
-    policy: Network  # of a NoiseNet
+    policy: TrainState  # of a NoiseNet
     slow_policy: NoiseNet  # the one that explores
     targets: tuple[MLP, ...]  # slow copies of the critics
     loss: jax.Array  # []
 
 
 class Optimizers(NamedTuple):
-    critic: Optimizer
-    policy: Optimizer
-    temperature: Optimizer
+    critic: optax.GradientTransformation
+    policy: optax.GradientTransformation
+    temperature: optax.GradientTransformation
 
 
-def make(
-    config: SdacConfig, observation_size: int, action_size: int, axis_name: str | None = None
-) -> Algorithm:
-    """Builds SDAC for observations [O] and actions [A] in [-1, 1], over `axis_name`'s devices.
+def make(config: SdacConfig, spec: EnvSpec) -> Algorithm:
+    """Builds SDAC for an environment.
 
     Raises:
       UserError: an option's value is refused.
@@ -95,45 +95,54 @@ def make(
         config.learning_rate, config.final_learning_rate, config.decay_begin, config.decay_updates
     )
     optimizers = Optimizers(
-        critic=common.adam(config.learning_rate, axis_name),
-        policy=common.adam(falling, axis_name),
-        temperature=common.adam(config.alpha_learning_rate, axis_name),
+        critic=common.adam(config.learning_rate),
+        policy=common.adam(falling),
+        temperature=common.adam(config.alpha_learning_rate),
     )
 
     def init(key: jax.Array) -> SdacLearner:
-        return _init(config, optimizers, observation_size, action_size, key)
+        return _init(config, optimizers, spec, key)
 
-    def act(learner: SdacLearner, obs, carry, key, mode: Mode):
-        """Draws with the slow policy; evaluation adds no noise and uses the same draws always, of
-        one key where Qflex's authors derive one from the observation."""
-        draw, key = common.normal_source(mode, key, (obs.shape[0], action_size))
-        draw_key, noise_key = jax.random.split(key)
-        critics = common.at(tuple(critic.params for critic in learner.critics), obs)
-        predict = diffusion.at(learner.actor.slow_policy, obs)
-        action = _best_action(config, schedule, predict, critics, draw_key, draw)
-        if mode == "explore":
-            action = action + _deviation(config, learner.temperature) * draw(noise_key)
-        return action, carry
+    def policy(learner: SdacLearner):
+        """The slow policy; its mode adds no noise and uses the same draws always, of one key where
+        Qflex's authors derive one from the observation."""
+
+        def best(obs: jax.Array, key: jax.Array, draw: Callable) -> jax.Array:
+            critics = common.critics_at(common.params_of(learner.critics), obs)
+            predict = diffusion.at(learner.actor.slow_policy, obs)
+            return _best_action(config, schedule, predict, critics, key, draw)
+
+        def sample(obs: jax.Array, key: jax.Array) -> jax.Array:
+            draw = common.normal((obs.shape[0], spec.action_size))
+            draw_key, noise_key = jax.random.split(key)
+            noise = _deviation(config, learner.temperature) * draw(noise_key)
+            return best(obs, draw_key, draw) + noise
+
+        def mode(obs: jax.Array) -> jax.Array:
+            draw, key = common.fixed_normal((obs.shape[0], spec.action_size))
+            return best(obs, jax.random.split(key)[0], draw)
+
+        return stateless_policy(sample, mode)
 
     def update(learner: SdacLearner, batch: Transition, key: jax.Array):
         return _update(config, schedule, optimizers, learner, batch, key)
 
-    return Algorithm(init, lambda num_envs: (), act, update, axis_name)
+    return Algorithm(init, policy, update)
 
 
-def _init(config: SdacConfig, optimizers: Optimizers, observation_size, action_size, key):
+def _init(config: SdacConfig, optimizers: Optimizers, spec: EnvSpec, key: jax.Array):
     critic_key, policy_key = jax.random.split(key)
-    sizes = (observation_size + action_size, *(config.width,) * config.depth, 1)
+    sizes = (spec.observation_size + spec.action_size, *(config.width,) * config.depth, 1)
     critics = common.init_critics(optimizers.critic, critic_key, sizes)
     net = diffusion.init_noise_net(
-        policy_key, observation_size, action_size, config.width, config.depth
+        policy_key, spec.observation_size, spec.action_size, config.width, config.depth
     )
     return SdacLearner(
         critics=critics,
         actor=Actor(
-            policy=Network(net, (), optimizers.policy.init(net)),
+            policy=common.train_state(optimizers.policy, net),
             slow_policy=common.copied(net),
-            targets=common.copied(tuple(critic.params for critic in critics)),
+            targets=common.copied(common.params_of(critics)),
             loss=jnp.zeros(()),
         ),
         temperature=common.init_temperature(optimizers.temperature, config.initial_alpha),
@@ -152,7 +161,7 @@ def _best_action(config: SdacConfig, schedule: Schedule, predict, critics, key, 
     def particle(key):
         return diffusion.sample(predict, schedule, key, draw, config.start_scale, "start")
 
-    value = common.min_value(critics, config.activation)
+    value = common.min_q(critics, config.activation)
     return common.best_of(config.particles, particle, value, key)
 
 
@@ -169,19 +178,20 @@ def _update(
     As in the authors' code, the policy sees the critics from before this update.
     """
     next_key, policy_key = jax.random.split(key)
-    old = tuple(critic.params for critic in learner.critics)
+    old = common.params_of(learner.critics)
     deviation = _deviation(config, learner.temperature)
 
     def behave(obs: jax.Array, key: jax.Array) -> jax.Array:
         draw_key, noise_key = jax.random.split(key)
         draw = common.normal(batch.action.shape)
         predict = diffusion.at(learner.actor.policy.params, obs)
-        action = _best_action(config, schedule, predict, common.at(old, obs), draw_key, draw)
+        critics = common.critics_at(old, obs)
+        action = _best_action(config, schedule, predict, critics, draw_key, draw)
         return action + deviation * draw(noise_key)
 
     next_action = behave(batch.next_obs, next_key)
-    targets = common.at(learner.actor.targets, batch.next_obs)
-    next_value = common.min_value(targets, config.activation)(next_action)
+    targets = common.critics_at(learner.actor.targets, batch.next_obs)
+    next_value = common.min_q(targets, config.activation)(next_action)
     target = config.reward_scale * batch.reward + config.gamma * batch.discount * next_value
     critics, metrics = common.td_step(
         optimizers.critic, learner.critics, batch, target, config.activation
@@ -194,12 +204,11 @@ def _update(
         policy, loss = _update_policy(
             config, schedule, optimizers, actor.policy, old, alpha, batch.obs, action, key
         )
-        params = tuple(critic.params for critic in critics)
         return Actor(
             policy=policy,
-            slow_policy=common.averaged(config.tau, policy.params, actor.slow_policy),
-            targets=common.averaged(config.tau, params, actor.targets),
-            loss=optimizers.policy.mean(loss),
+            slow_policy=common.polyak(config.tau, policy.params, actor.slow_policy),
+            targets=common.polyak(config.tau, common.params_of(critics), actor.targets),
+            loss=parallel.mean(loss),
         )
 
     def cool(temperature: Temperature) -> Temperature:
@@ -221,13 +230,13 @@ def _update_policy(
     config: SdacConfig,
     schedule: Schedule,
     optimizers: Optimizers,
-    policy: Network,
+    policy: TrainState,
     critics: tuple[MLP, ...],
     alpha: jax.Array,
     obs: jax.Array,
     action: jax.Array,
     key: jax.Array,
-) -> tuple[Network, jax.Array]:
+) -> tuple[TrainState, jax.Array]:
     """Reverse sampling score matching around noisy versions of `action` [B, A]."""
     step_key, noise_key, candidate_key = jax.random.split(key, 3)
     batch_size = action.shape[0]
@@ -235,11 +244,11 @@ def _update_policy(
     noisy = diffusion.noised(schedule, action, jax.random.normal(noise_key, action.shape), step)
     shape = (config.reverse_samples, *action.shape)
     candidates = jax.random.normal(candidate_key, shape)  # of the noise [K, B, A]
-    bound = common.at(critics, obs)
+    at_obs = common.critics_at(critics, obs)
 
     def value(noise: jax.Array) -> jax.Array:
         clean = jnp.clip(diffusion.denoised(schedule, noisy, noise, step), -1.0, 1.0)
-        return common.min_value(bound, config.activation)(clean)
+        return common.min_q(at_obs, config.activation)(clean)
 
     weights = jax.nn.softmax(config.value_scale * jax.vmap(value)(candidates) / alpha, axis=0)
 
@@ -251,4 +260,4 @@ def _update_policy(
         return jnp.mean(weights * errors)
 
     policy_loss, gradient = jax.value_and_grad(loss)(policy.params)
-    return common.descend(optimizers.policy, policy, gradient), policy_loss
+    return common.apply_gradients(optimizers.policy, policy, gradient), policy_loss

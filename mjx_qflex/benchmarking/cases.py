@@ -27,7 +27,9 @@ from mjx_qflex.runner import driver
 from mjx_qflex.runner.metrics import GIB
 from mjx_qflex.tasks.body_task import BodyTask
 from mjx_qflex.training import environments
-from mjx_qflex.training.loop import Loop, make_loop, replay_layout, transition_spec
+from mjx_qflex.training.collect import replay_layout, transition_spec
+from mjx_qflex.training.compiled import Loop
+from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.program import Program, stepping_options
 from mjx_qflex.training.state import RunState
 
@@ -44,9 +46,9 @@ def check(config: Config) -> None:
     """
     if algos.entry(config.algo).on_policy:
         raise UserError(f"{config.algo} has no replay; give --algo one that has, such as sac")
-    if config.loop.updates_per_step == 0:
+    if config.replay_loop.updates_per_step == 0:
         raise UserError("loop.updates_per_step is 0; give 1 or more to measure training")
-    if config.loop.replay_capacity == 0:
+    if config.replay_loop.replay_capacity == 0:
         raise UserError("loop.replay_capacity=0 is for runs; give a number to measure")
 
 
@@ -63,7 +65,7 @@ class Case:
     def measure(self) -> Measured:
         """Returns all numbers of the case, as JSON values."""
         check(self.config)
-        loop = self.config.loop
+        loop = self.config.replay_loop
         result = self._sizes()
         self.say(f"{result['name']}: training step")
         machine.restart_peak_memory()
@@ -109,10 +111,10 @@ class Case:
 
     @property
     def batches(self) -> list[int]:
-        return sorted({*self.batch_sizes, self.config.loop.batch_size})
+        return sorted({*self.batch_sizes, self.config.replay_loop.batch_size})
 
     def _sizes(self) -> Measured:
-        config, loop = self.config, self.config.loop
+        config, loop = self.config, self.config.replay_loop
         return {
             "name": f"{config.task} {config.algo} {loop.num_envs}",
             "task": config.task,
@@ -131,7 +133,7 @@ class Case:
 
     def _train(self) -> tuple[Measured, RunState]:
         """Measures epochs on a full ring; returns the numbers and the run."""
-        config = self.config.loop
+        config = self.config.replay_loop
         loop = make_loop(self.env, self.algorithm, config)
         loop.programs["epoch"].compile(loop.shapes().device)
         run = loop.init(loop.key([0]))
@@ -160,7 +162,7 @@ class Case:
 
     def _worlds(self) -> dict[str, tuple[Spread, float]]:
         """Measures what does not depend on the algorithm, once for each number of worlds."""
-        env, loop = self.env, self.config.loop
+        env, loop = self.env, self.config.replay_loop
         key = (self.config.task, self.config.task_config, loop.num_envs, loop.reset_pool)
         if key not in self.world_seconds:
             found = {
@@ -186,7 +188,8 @@ class Case:
             found[f"update {batch}"] = self._repeat(part)
 
         def act(learner: Any, obs: jax.Array, key: jax.Array) -> jax.Array:
-            return algorithm.act(learner, obs, algorithm.init_carry(1), key, "eval")[0]
+            policy = algorithm.policy(learner)
+            return policy.mode(obs, policy.init(1)).action
 
         program, one = Program(act), np.zeros((1, env.observation_size), np.float32)
         key = jax.random.PRNGKey(0)
@@ -196,7 +199,7 @@ class Case:
 
     def _replay(self, content: Any) -> dict[str, tuple[Spread, float]]:
         """Measures the full ring, which is given away."""
-        loop = self.config.loop
+        loop = self.config.replay_loop
         layout = replay_layout(self.env, loop, environments.reset_shapes(self.env))
         buffer = replays.ours(layout, (loop.updates_per_step, loop.batch_size))
         state = replays.sampling_state(buffer, content)
@@ -210,7 +213,7 @@ class Case:
 
     def _parts(self, seconds: dict[str, tuple[Spread, float]]) -> dict[str, float]:
         """Returns what each part takes of a vector step, measured by itself."""
-        loop = self.config.loop
+        loop = self.config.replay_loop
         median = {name: found.median for name, (found, _) in seconds.items()}
         physics = median.get("physics", 0.0)
         return {
@@ -225,13 +228,14 @@ class Case:
 
     def _flops(self, learner: Any) -> dict[str, dict[str, float]]:
         """Returns the operations of each part in a vector step, products and others."""
-        env, algorithm, loop = self.env, self.algorithm, self.config.loop
+        env, algorithm, loop = self.env, self.algorithm, self.config.replay_loop
         key, spec = jax.random.PRNGKey(0), transition_spec(env, environments.reset_shapes(env))
         obs = jnp.zeros((loop.num_envs, env.observation_size))
         batch = replays.random_step(spec, loop.batch_size, key)
 
         def act(obs: jax.Array) -> Any:
-            return algorithm.act(learner, obs, algorithm.init_carry(len(obs)), key, "explore")
+            policy = algorithm.policy(learner)
+            return policy.sample(obs, policy.init(len(obs)), key)
 
         update = flops.count(lambda batch: algorithm.update(learner, batch, key), batch)
         found = {"act": flops.count(act, obs), "update": update.times(loop.updates_per_step)}

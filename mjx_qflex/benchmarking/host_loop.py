@@ -25,7 +25,7 @@ from mjx_qflex.physics.body import PhysicsState
 from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.tasks.body_task import BodyTask
 from mjx_qflex.training import environments
-from mjx_qflex.training.loop import transition_spec
+from mjx_qflex.training.collect import transition_spec
 from mjx_qflex.training.program import Program, stepping_options
 from mjx_qflex.types import Algorithm, Transition
 
@@ -106,8 +106,7 @@ class HostRing:
     """The newest transitions, in host memory."""
 
     def __init__(self, spec: Transition, capacity: int, seed: int):
-        fields: Any = (np.zeros((capacity, *x.shape), x.dtype) for x in spec)
-        self._fields = Transition(*fields)
+        self._fields = jax.tree.map(lambda x: np.zeros((capacity, *x.shape), x.dtype), spec)
         self._capacity, self._place, self._filled = capacity, 0, 0
         self._random = np.random.default_rng(seed)
 
@@ -115,8 +114,11 @@ class HostRing:
         """Writes the valid ones of transitions `[N, ...]`."""
         count = int(valid.sum())
         rows = (self._place + np.arange(count)) % self._capacity
-        for field, values in zip(self._fields, step, strict=True):
+
+        def write(field: Any, values: Any) -> None:
             field[rows] = values[valid]
+
+        jax.tree.map(write, self._fields, step)
         self._place = (self._place + count) % self._capacity
         self._filled = min(self._filled + count, self._capacity)
 
@@ -155,7 +157,7 @@ class HostLoop:
         self._update = Program(lambda *x: _update(algorithm, *x), (0,))
         self._key, key = jax.random.split(jax.random.PRNGKey(seed))
         self.learner = jax.jit(algorithm.init)(key)
-        self._carry = algorithm.init_carry(config.num_envs)
+        self._carry = algorithm.policy(self.learner).init(config.num_envs)
         self._refresh_pool()
         picked = np.arange(config.num_envs) % config.reset_pool
         self._state = jax.tree.map(lambda x: x[picked], self._pool)
@@ -243,7 +245,7 @@ def _reset(env: BodyTask, size: int, key: jax.Array) -> tuple[State, tuple[jax.A
 def _act(env: BodyTask, algorithm: Algorithm, learner: Any, state: State, carry: Any, key: Any):
     """Returns (action [N, A], carry, controls [N, nu])."""
     obs = environments.observation(state)
-    action, carry = algorithm.act(learner, obs, carry, key, "explore")
+    action, carry, _ = algorithm.policy(learner).sample(obs, carry, key)
     ctrl = jax.vmap(lambda s, a: source_physics.controls(env, s, a))(state, action)
     return action, carry, ctrl
 

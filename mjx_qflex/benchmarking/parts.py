@@ -96,14 +96,14 @@ def acting(algorithm: Algorithm, learner: Any, obs: jax.Array, action_size: int)
     (num_envs, _) = obs.shape
 
     def step(state: Any) -> Any:
-        learner, obs, carry, key, _ = state
+        learner, obs, acting, key, _ = state
         key, draw = jax.random.split(key)
-        action, carry = algorithm.act(learner, obs, carry, draw, "explore")
-        return learner, obs.at[0, 0].set(action[0, 0]), carry, key, action
+        acted = algorithm.policy(learner).sample(obs, acting, draw)
+        return learner, obs.at[0, 0].set(acted.action[0, 0]), acted.state, key, acted.action
 
     action = jnp.zeros((num_envs, action_size))
-    carry = algorithm.init_carry(num_envs)
-    return Part(step, (learner, obs, carry, jax.random.PRNGKey(1), action))
+    acting = algorithm.policy(learner).init(num_envs)
+    return Part(step, (learner, obs, acting, jax.random.PRNGKey(1), action))
 
 
 def updating(algorithm: Algorithm, learner: Any, batch: Transition) -> Part:

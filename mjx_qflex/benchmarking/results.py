@@ -100,13 +100,13 @@ def _compare(
     for kind in kinds:
         for cores in flags.cores or [None]:
             where = f" on {cores} cores" if cores else ""
-            say(f"{config.task} {config.algo} {config.loop.num_envs}: against {kind}{where}")
+            say(f"{config.task} {config.algo} {config.replay_loop.num_envs}: against {kind}{where}")
             spec = sides.Spec(
                 side="",
                 task=config.task,
                 algo=config.algo,
                 preset=config.preset,
-                num_envs=config.loop.num_envs,
+                num_envs=config.replay_loop.num_envs,
                 sets=tuple(flags.set),
                 cores=cores,
             )

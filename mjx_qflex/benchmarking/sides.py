@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mjx_qflex import config as configs
+from mjx_qflex import presets
+from mjx_qflex.algos.sac import SacConfig
 from mjx_qflex.benchmarking import brax_sac, machine, parts, replays, source_physics
 from mjx_qflex.benchmarking.channel import Channel, Ended
 from mjx_qflex.benchmarking.host_loop import CWorlds, HostLoop
@@ -23,7 +24,8 @@ from mjx_qflex.errors import UserError
 from mjx_qflex.runner import driver
 from mjx_qflex.runner.metrics import GIB
 from mjx_qflex.training import environments
-from mjx_qflex.training.loop import make_loop, replay_layout
+from mjx_qflex.training.collect import replay_layout
+from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.program import stepping_options
 from mjx_qflex.types import Algorithm
 
@@ -62,11 +64,11 @@ class Spec:
 
     def config(self) -> Config:
         """Returns the config, with a short prefill, that all sides of this spec share."""
-        config = configs.resolve(
+        config = presets.resolve(
             self.task, self.algo, self.preset, num_envs=self.num_envs, sets=self.sets
         )
-        prefill = PREFILL_STEPS * config.loop.num_envs
-        return replace(config, loop=replace(config.loop, prefill_transitions=prefill))
+        prefill = PREFILL_STEPS * config.replay_loop.num_envs
+        return replace(config, loop=replace(config.replay_loop, prefill_transitions=prefill))
 
 
 def build(config: Config) -> tuple[Any, Algorithm]:
@@ -100,7 +102,7 @@ def ours(spec: Spec, channel: Channel) -> None:
     """Our loop."""
     config = spec.config()
     env, algorithm = build(config)
-    loop = make_loop(env, algorithm, config.loop)
+    loop = make_loop(env, algorithm, config.replay_loop)
     state = [loop.prefill(loop.init(loop.key([0])))]
 
     def seconds(number: int) -> float:
@@ -126,7 +128,7 @@ def brax(spec: Spec, channel: Channel, raw: str | None = None) -> None:
     config = spec.config()
     if config.algo != "sac":
         raise UserError("brax has SAC only; give --algo=sac")
-    env, loop = build(config)[0], config.loop
+    env, loop = build(config)[0], config.replay_loop
     if raw:
         body_env = source_physics.body_task(env, config.task)
         env = source_physics.on_raw_mjx(body_env, reduced=raw == "same")
@@ -142,7 +144,9 @@ def brax(spec: Spec, channel: Channel, raw: str | None = None) -> None:
             _report(channel, epoch.seconds, **amounts)
 
     compiled: list[float] = []
-    brax_sac.train(env, config.algo_config, loop, config.seed, compiled.append, on_epoch)
+    options = config.algo_config
+    assert isinstance(options, SacConfig)
+    brax_sac.train(env, options, loop, config.seed, compiled.append, on_epoch)
 
 
 def host(spec: Spec, channel: Channel) -> None:
@@ -150,7 +154,9 @@ def host(spec: Spec, channel: Channel) -> None:
     config = spec.config()
     env, algorithm = build(config)
     threads = machine.cores()
-    loop = HostLoop(source_physics.body_task(env, config.task), algorithm, config.loop, threads)
+    loop = HostLoop(
+        source_physics.body_task(env, config.task), algorithm, config.replay_loop, threads
+    )
 
     def seconds(number: int) -> float:
         start = time.perf_counter()
@@ -183,11 +189,11 @@ def physics(spec: Spec, channel: Channel, raw: str | None = None) -> None:
     env = source_physics.body_task(build(config)[0], config.task)
     if raw:
         env = source_physics.on_raw_mjx(env, reduced=raw == "same")
-    part = parts.physics(env, config.loop.num_envs)
+    part = parts.physics(env, config.replay_loop.num_envs)
     repeated = Repeated(part.step, part.state, stepping_options(env))
     number = calibrated(repeated.seconds, spec.seconds)
     channel.report(compile_seconds=repeated.compile_seconds)
-    amount = number * config.loop.num_envs * env.physics_steps
+    amount = number * config.replay_loop.num_envs * env.physics_steps
     while True:
         _report(channel, repeated.seconds(number), **{PHYSICS: amount})
 
@@ -196,7 +202,7 @@ def physics_c(spec: Spec, channel: Channel) -> None:
     """C MuJoCo's `rollout` of the source model, on all cores."""
     config = spec.config()
     env = source_physics.body_task(build(config)[0], config.task)
-    num_envs, threads = config.loop.num_envs, machine.cores()
+    num_envs, threads = config.replay_loop.num_envs, machine.cores()
     started = CWorlds(env, num_envs, threads)
     begin = source_physics.physics_of(parts.start(env, num_envs))
     qpos, qvel = jax.vmap(lambda one: source_physics.to_source(env.body, one))(begin)
@@ -223,7 +229,7 @@ def physics_c(spec: Spec, channel: Channel) -> None:
 def replay(spec: Spec, channel: Channel, buffer: str) -> None:
     """One of `replays.BUFFERS`, full; draws the batches of a vector step's updates."""
     config = spec.config()
-    env, loop = build(config)[0], config.loop
+    env, loop = build(config)[0], config.replay_loop
     layout = replay_layout(env, loop, environments.reset_shapes(env))
     made = replays.BUFFERS[buffer](layout, (loop.updates_per_step, loop.batch_size))
     content = replays.fill(made, jax.jit(made.init)(), layout)

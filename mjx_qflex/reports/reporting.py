@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mjx_qflex import files
-from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.reports import templates
 from mjx_qflex.runner import assessment, guidance, metrics
+from mjx_qflex.runner.run_folder import REPORT_NAME
+from mjx_qflex.runner.train import Finished
 
 SUMMARY_NAME = "summary.json"
-REPORT_NAME = "report.md"
 CURVE_NAME = "learning_curve.png"
 PACKAGES = ("mjx_qflex", "jax", "mujoco", "mujoco-mjx", "brax")
 
@@ -34,31 +35,28 @@ def device_name(number: int | None = None) -> str:
     return device.device_kind if number == 1 else f"{number} x {device.device_kind}"
 
 
-def write(
-    folder: Path, config: Config, command: str, sizes: dict[str, int], compile_seconds: float
-) -> None:
-    """Writes all pages of a run that has just finished, its evaluation saved.
+def writer(command: str, say: Callable[[str], None]) -> Callable[[Finished], None]:
+    """Returns what writes curve, summary and report of each run that `command` trained."""
 
-    Args:
-      folder: the run folder, with its metrics.csv and evaluation.json.
-      config: of the run.
-      command: that the user typed.
-      sizes: `observation_size` and `action_size` of the task; `seeds_at_once` and `devices` of the
-        program.
-      compile_seconds: of this process.
+    def write(run: Finished) -> None:
+        config, folder = run.member.config, run.member.folder
+        write_curve(folder, f"{config.task}, {config.algo}")
+        write_summary(run, command)
+        write_report(folder)
+        say(f"done: {folder / REPORT_NAME}")
 
-    Raises:
-      UserError: a file of the folder is damaged.
-    """
-    write_curve(folder, f"{config.task}, {config.algo}")
-    write_summary(folder, config, command, sizes, compile_seconds)
-    write_report(folder)
+    return write
 
 
-def write_summary(
-    folder: Path, config: Config, command: str, sizes: dict[str, int], compile_seconds: float
-) -> None:
-    """Writes summary.json: what ran, where, how fast; arguments as of `write`."""
+def refresh(folder: Path) -> None:
+    """Brings the report up to date, where the run got so far as to have one."""
+    if (folder / SUMMARY_NAME).exists():
+        write_report(folder)
+
+
+def write_summary(run: Finished, command: str) -> None:
+    """Writes summary.json: what `command` ran, where, how fast. Committed, it is a measurement."""
+    config, folder = run.member.config, run.member.folder
     rows = metrics.read_rows(folder)
     last, rates = rows[-1], ("steps_per_second", "updates_per_second")
     summary = {
@@ -67,16 +65,16 @@ def write_summary(
         "algo": config.algo,
         "preset": config.preset,
         "seed": config.seed,
-        "device": device_name(sizes["devices"]),
+        "device": device_name(run.sizes["devices"]),
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        **sizes,
+        **run.sizes,
         "num_envs": config.loop.num_envs,
         "transitions": int(last["transitions"]),
         "updates": int(last["updates"]),
         "epochs": int(last["epoch"]),
         "training_seconds": last["seconds"],
-        "compile_seconds": compile_seconds,
+        "compile_seconds": run.compile_seconds,
         "memory_gib": last["memory_gib"],
         **{name: float(np.median([row[name] for row in rows])) for name in rates},
     }

@@ -19,7 +19,7 @@ from mjx_qflex import files
 from mjx_qflex.training import evaluation
 from mjx_qflex.training.environments import Task
 from mjx_qflex.training.program import Program
-from mjx_qflex.types import Agent, Algorithm, Learner
+from mjx_qflex.types import Algorithm, Learner
 from mjx_qflex.video import rendering
 
 FILE_NAME = "evaluation.json"
@@ -56,7 +56,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def make_programs(env: TimedTask, algorithm: Agent | Algorithm, episodes: int) -> Programs:
+def make_programs(env: TimedTask, algorithm: Algorithm, episodes: int) -> Programs:
     """Returns programs that evaluate `episodes` worlds side by side."""
     programs = evaluation.make_programs(env, algorithm, episodes)
     return Programs(
@@ -94,7 +94,7 @@ def paired_interval(differences: np.ndarray) -> Interval:
 def assess(
     programs: Any,
     env: TimedTask,
-    algorithm: Agent | Algorithm,
+    algorithm: Algorithm,
     learner: Learner,
     seed: int,
     baselines: Sequence[str] = BASELINES,

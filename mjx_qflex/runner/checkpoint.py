@@ -1,6 +1,6 @@
 """Checkpoints of a whole run: learner, environments, replay, random key and counters.
 
-    FOLDER/000000123456/         named after the transitions so far
+    FOLDER/000000123456/         named after the transitions so far (and updates, offline)
         about.json               fingerprint, counters, types and shapes of leaves, sizes and
                                  checksums of files
         learner/                 Orbax
@@ -37,6 +37,8 @@ from mjx_qflex.training.state import RunState
 
 GIB = 2**30
 KEPT_LEARNERS = 2  # older checkpoints that stay, without their replay
+# Parts of a path, before commit 110bb3d and now.
+OLD_NAMES = (("moments", "batch_stats"), ("optimizer", "opt_state"), ("carry", "acting"))
 UNFINISHED = ".unfinished-"
 ABOUT = "about.json"
 CHUNK = 2**22  # bytes read at once for a checksum
@@ -95,7 +97,7 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
       UserError: the folder cannot be written to, or the disk is full; older checkpoints stand.
     """
     start = time.perf_counter()
-    path = folder / f"{run.transitions:012d}"
+    path = _place(folder, run)
     if not path.exists():
         unfinished = folder / f"{UNFINISHED}{path.name}"
         try:
@@ -124,6 +126,14 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
     return Saved(path, _size_on_disk(path), time.perf_counter() - start)
 
 
+def _place(folder: Path, run: RunState) -> Path:
+    """Returns where a checkpoint of the run lies: by transitions, then by updates without any."""
+    path = folder / f"{run.transitions:012d}"
+    if path.exists() and read_about(path).counters["updates"] != run.updates:
+        return path.with_name(f"{path.name}-{run.updates:012d}")
+    return path
+
+
 def restore(folder: Path, shapes: RunState, fingerprint: dict[str, Any]) -> RunState | None:
     """Reads the newest checkpoint, bit for bit; returns None where there is none.
 
@@ -141,8 +151,12 @@ def restore(folder: Path, shapes: RunState, fingerprint: dict[str, Any]) -> RunS
     if path is None:
         return None
     about = read_about(path)
-    _require_equal(path, about.fingerprint, _plain(fingerprint))
-    _require_equal(path, about.leaves, _describe(shapes.device))
+    wanted = _flat(_plain(fingerprint))
+    # An option that is younger than the checkpoint had no other value than its default.
+    known = {name: value for name, value in wanted.items() if name in _flat(about.fingerprint)}
+    _require_equal(path, about.fingerprint, known)
+    leaves_saved = {_todays(name): text for name, text in about.leaves.items()}
+    _require_equal(path, leaves_saved, _describe(shapes.device))
     leaves: Leaves = {}
     for item, expected in _items(shapes.device).items():
         leaves |= _read(path, item, about, expected)
@@ -165,7 +179,7 @@ def restore_learner(path: Path, shapes: Any) -> Any:
     expected = _leaves(shapes, "learner")
     _require_equal(
         path,
-        {name: text for name, text in about.leaves.items() if name.startswith("learner.")},
+        {_todays(k): text for k, text in about.leaves.items() if k.startswith("learner.")},
         {name: _text(leaf) for name, leaf in expected.items()},
     )
     leaves = _read(path, "learner", about, expected)
@@ -188,7 +202,9 @@ def read_about(path: Path) -> About:
     try:
         about = About(**found)
         numbers = [about.counters[name] for name in ("epochs", "transitions", "updates")]
-        if [type(number) for number in numbers] == [int] * 3 and numbers[1] == int(path.name):
+        if [type(number) for number in numbers] == [int] * 3 and numbers[1] == int(
+            path.name.partition("-")[0]
+        ):
             return about
     except (TypeError, KeyError, ValueError):
         pass
@@ -260,7 +276,8 @@ def _read(path: Path, item: str, about: About, expected: Leaves) -> Leaves:
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
         for name, leaf in expected.items()
     }
-    stored = {name: leaf for name, leaf in placed.items() if leaf.size}
+    names = {_todays(name): name for name in about.leaves}
+    stored = {names[name]: leaf for name, leaf in placed.items() if leaf.size}
     how = ocp.checkpoint_utils.construct_restore_args(stored)
     try:
         with _orbax() as checkpointer:
@@ -270,7 +287,9 @@ def _read(path: Path, item: str, about: About, expected: Leaves) -> Leaves:
     except Exception as error:  # whatever damage makes of it, where there were no checksums yet
         raise _damaged(path, item) from error
     return {
-        name: read[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+        name: read[names[name]]
+        if leaf.size
+        else jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
         for name, leaf in placed.items()
     }
 
@@ -313,7 +332,7 @@ def _complete(folder: Path) -> list[Path]:
     """Returns the checkpoints in `folder`, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name))
+    return sorted(path for path in folder.iterdir() if re.fullmatch("[0-9]+(-[0-9]+)?", path.name))
 
 
 def _thin_out(folder: Path) -> None:
@@ -332,6 +351,13 @@ def _remove_unfinished(folder: Path) -> None:
 
 def _counters(run: RunState) -> dict[str, int]:
     return {"epochs": run.epochs, "transitions": run.transitions, "updates": run.updates}
+
+
+def _todays(name: str) -> str:
+    """Returns what is called so now, of a leaf's path in an older checkpoint."""
+    for old, new in OLD_NAMES:
+        name = f".{name}.".replace(f".{old}.", f".{new}.").strip(".")
+    return name
 
 
 def _describe(tree: Any) -> dict[str, str]:

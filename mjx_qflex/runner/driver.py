@@ -1,10 +1,10 @@
 """Training from the host's side: which seeds are left to train, and how many of them at once.
 
-`run.py` trains them. The host sees epoch boundaries only; everything in between is `loop.py`.
+`train.py` trains them.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -16,40 +16,51 @@ from mjx_qflex import algos, devices, tasks
 from mjx_qflex import config as configs
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
-from mjx_qflex.interrupt import Interrupt
-from mjx_qflex.parallel import AXIS
-from mjx_qflex.reports import reporting
+from mjx_qflex.interrupt import Interrupt, Say
 from mjx_qflex.runner import (
     checkpoint,
     folder_lock,
     hosts,
     inputs,
     policies,
-    program_store,
     run_folder,
 )
+from mjx_qflex.runner import train as run_train
 from mjx_qflex.runner.assessment import TimedTask
+from mjx_qflex.runner.checkpointer import Checkpointer
+from mjx_qflex.runner.evaluator import Evaluator
 from mjx_qflex.runner.metrics import GIB
-from mjx_qflex.runner.on_policy_run import OnPolicyRun
-from mjx_qflex.runner.run import Loops, Run, Say
 from mjx_qflex.runner.run_folder import Member
-from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.runner.run_log import RunLog
+from mjx_qflex.runner.train import Finished
+from mjx_qflex.runner.trainers import BraxTrainer, ReplayTrainer, Trainer, brax_loop
+from mjx_qflex.sizes import LoopConfig, OnPolicyConfig
 from mjx_qflex.training import environments, sharding
 from mjx_qflex.training import replay as ring
-from mjx_qflex.training.loop import Loop, replay_layout
+from mjx_qflex.training.collect import replay_layout
+from mjx_qflex.training.compiled import Loop
+from mjx_qflex.training.loop import make_loop
 from mjx_qflex.training.precision import with_matmul_precision
-from mjx_qflex.types import Agent, Algorithm, Learner
+from mjx_qflex.types import Algorithm, Learner
+
+Loops = Callable[[LoopConfig | OnPolicyConfig, int | None], Loop]  # sizes, number of seeds
+OnFinished = Callable[[Finished], None]
 
 
 def train(
-    asked: Config, folder: Path, command: str, interrupt: Interrupt, say: Say, video: bool = True
+    asked: Config,
+    folder: Path,
+    on_finished: OnFinished,
+    interrupt: Interrupt,
+    say: Say,
+    video: bool = True,
 ) -> None:
     """Trains, or goes on with, the run in `folder` until it is done or the user stops it.
 
     Args:
       asked: what the command resolved to.
       folder: the run folder; made where missing.
-      command: that the user typed, for the report.
+      on_finished: takes the trained run, and writes what is to be read about it.
       interrupt: tells when to stop.
       say: takes each line of words.
       video: whether to film the trained policy.
@@ -58,20 +69,19 @@ def train(
       UserError: the folder is not writable or holds another run, or memory or disk do not suffice.
       Interrupted: the user stopped it; what was trained is saved.
     """
-    train_seeds(asked, {asked.seed: folder}, command, interrupt, say, video=video)
+    train_seeds(asked, {asked.seed: folder}, on_finished, interrupt, say, video=video)
 
 
 def train_seeds(
     asked: Config,
     folders: Mapping[int, Path],
-    command: str,
+    on_finished: OnFinished,
     interrupt: Interrupt,
     say: Say,
     *,
     video: bool = True,
     at_once: int | None = None,
     devices: int | None = None,
-    compiled: Path | None = None,
 ) -> None:
     """Trains, or goes on with, several seeds of one config, each in a run folder of its own.
 
@@ -80,14 +90,13 @@ def train_seeds(
     Args:
       asked: what the command resolved to; its seed is not used.
       folders: the run folder of each seed; made where missing.
-      command: that the user typed, for the reports.
+      on_finished: takes each trained run, and writes what is to be read about it.
       interrupt: tells when to stop.
       say: takes each line of words.
       video: whether to film each trained policy.
       at_once: how many train side by side in one program, 1 or more; None is as many as the device
         holds, and one on a CPU, where more at once are no faster, or on several devices.
       devices: how many share each run; None is all, and one of an on-policy algorithm.
-      compiled: folder of compiled programs, what `program_store.enable` returned; None has none.
 
     Raises:
       UserError: a folder is not writable, holds another run or is in another process's hands,
@@ -100,19 +109,18 @@ def train_seeds(
     for folder in folders.values():
         run_folder.check_writable(folder)
     with hosts.first_alone(folder_lock.held(list(folders.values()))):
-        _train_unfinished(asked, folders, command, interrupt, say, video, at_once, mesh, compiled)
+        _train_unfinished(asked, folders, on_finished, interrupt, say, video, at_once, mesh)
 
 
 def _train_unfinished(
     asked: Config,
     folders: Mapping[int, Path],
-    command: str,
+    on_finished: OnFinished,
     interrupt: Interrupt,
     say: Say,
     video: bool,
     at_once: int | None,
     mesh: Mesh | None,
-    compiled: Path | None,
 ) -> None:
     """Trains the seeds that are not finished; `train_seeds` holds their folders."""
     members = [
@@ -124,35 +132,53 @@ def _train_unfinished(
         return
     say(f"building the task {asked.task}")
     available = inputs.found(members[0].config, members[0].folder)
-    env, algorithm = interrupt.attempt(build, available, None if mesh is None else AXIS)
+    env, algorithm = interrupt.attempt(build, available)
     start = interrupt.attempt(_start, asked, algorithm)
     members = _settle_capacity(members, env, at_once, mesh)
-    kind = OnPolicyRun if algos.entry(asked.algo).on_policy else Run
-    loops = _make_loops(kind, asked, env, algorithm, mesh, compiled, say)
-    alone = loops(members[0].config.loop, None)
-    sizes, *room = kind.describe(members[0].config.loop, alone, len(members))
+    loops = _make_loops(env, algorithm, mesh, say)
+
+    def make_trainer(config: Config, number: int) -> Trainer:
+        loop = loops(config.loop, number if number > 1 else None)
+        if algos.entry(config.algo).on_policy:
+            return BraxTrainer(config, env, loop, interrupt, say)
+        return ReplayTrainer(config, loop, interrupt, say)
+
+    one = make_trainer(members[0].config, 1)
+    one.loop.check_fits(devices.free_bytes())
+    sizes, *room = one.describe(len(members) > 1)
     say(f"{env.observation_size:,} observations, {env.action_size:,} actuators, {sizes}")
     for line in room:
         say(line)
-    checkpoint.check_disk([member.checkpoints for member in members], alone.state_bytes)
-    at_once = _number_at_once(alone, len(members), at_once, say)
+    checkpoint.check_disk([member.checkpoints for member in members], one.loop.state_bytes)
+    at_once = _number_at_once(one.loop, len(members), at_once, say)
     for group in _groups(members, at_once, say):
         if len(folders) > 1:
             say(f"training {_names(group)} in {', '.join(str(one.folder) for one in group)}")
-        _train_group(kind(group, env, algorithm, loops, interrupt, say, start), command, video)
+        trainer = make_trainer(group[0].config, len(group))
+        parts = group, trainer.loop, interrupt, say
+        run = run_train.train(
+            group,
+            trainer,
+            RunLog(group, say),
+            Checkpointer(*parts),
+            Evaluator(*parts),
+            interrupt,
+            say,
+            start,
+        )
+        run_train.finish(group, run, trainer, env, algorithm, interrupt, say, video, on_finished)
 
 
-def build(config: Config, axis_name: str | None = None) -> tuple[TimedTask, Agent | Algorithm]:
-    """Builds the environment and the algorithm of a run, on the devices along `axis_name`."""
+def build(config: Config) -> tuple[TimedTask, Algorithm]:
+    """Builds the environment and the algorithm of a run."""
     env = cast(TimedTask, tasks.from_config(config.task, config.task_config))
-    sizes = env.observation_size, env.action_size
-    algorithm = algos.make(config.algo, config.algo_config, *sizes, axis_name)
-    if isinstance(algorithm, Algorithm):
+    algorithm = algos.make(config.algo, config.algo_config, environments.spec(env))
+    if isinstance(config.loop, LoopConfig):
         algorithm = with_matmul_precision(algorithm, config.loop.matmul_precision)
     return env, algorithm
 
 
-def _start(config: Config, algorithm: Agent | Algorithm) -> Learner | None:
+def _start(config: Config, algorithm: Algorithm) -> Learner | None:
     """Returns the learner that training begins with, None for a fresh one.
 
     Raises:
@@ -183,34 +209,17 @@ def config_of(name: str) -> Config:
     return configs.load(Path(name))
 
 
-def _make_loops(
-    kind: type[Run] | type[OnPolicyRun],
-    asked: Config,
-    env: TimedTask,
-    algorithm: Agent | Algorithm,
-    mesh: Mesh | None,
-    compiled: Path | None,
-    say: Say,
-) -> Loops:
-    """Returns what makes the loop of a size, once each, with its devices or its kept programs."""
-    make_loop = functools.partial(kind.make_loop, env, algorithm)
+def _make_loops(env: TimedTask, algorithm: Algorithm, mesh: Mesh | None, say: Say) -> Loops:
+    """Returns what makes the loop of a size, once each, with its devices."""
     if mesh is not None:
-        make_loop = functools.partial(make_loop, mesh=mesh)
-        say(f"{mesh.size} devices share the worlds, the replay and each batch")
-    elif kind is Run:
-        # The task and the algorithm tell programs apart; how long they run for does not.
-        part = replace(asked, seed=0, total_steps=1, evaluations=0, loop=None)
-        store = program_store.open_store(compiled, part, env, say)
-        make_loop = functools.partial(make_loop, store=store)
-    return functools.cache(make_loop)
+        say(f"{mesh.size} devices share the environments, the replay and each batch")
 
+    def make(config: LoopConfig | OnPolicyConfig, num_seeds: int | None) -> Loop:
+        if isinstance(config, OnPolicyConfig):
+            return brax_loop(env, algorithm, config)
+        return make_loop(env, algorithm, config, num_seeds, mesh)
 
-def _train_group(run: Run, command: str, video: bool) -> None:
-    """Trains seeds to the end."""
-    run.save_configs()
-    run.begin()
-    run.train()
-    run.finish(command, video)
+    return functools.cache(make)
 
 
 def _shared_out(
@@ -245,7 +254,7 @@ def _unfinished(asked: Config, folder: Path, say: Say) -> Member | None:
         return Member(config, folder)
     say(
         f"{folder} is finished ({config.total_steps:,} transitions): see "
-        f"{folder / reporting.REPORT_NAME}; a larger --total_steps goes on from there"
+        f"{folder / run_folder.REPORT_NAME}; a larger --total_steps goes on from there"
     )
     return None
 

@@ -18,6 +18,7 @@ from mjx_qflex.errors import UserError
 
 FILE_NAME = "metrics.csv"
 TENSORBOARD_FOLDER = "tensorboard"
+OLD_COLUMNS = {"nonfinite_worlds": "nonfinite_environments"}
 GIB = 2**30
 Row = dict[str, float]
 
@@ -25,14 +26,18 @@ Row = dict[str, float]
 class MetricsLog:
     """Appends rows under a header that never changes, to a CSV file and to TensorBoard.
 
-    Each row has a `transitions` column, which only grows. Opening the log of a run that goes on
+    Each row has a `transitions` column, which never falls. Opening the log of a run that goes on
     from `transitions` drops the rows past that point: the run is about to write them again.
     """
 
-    def __init__(self, folder: Path, transitions: int):
-        """Opens the log in `folder` for a run that stands at `transitions`."""
+    def __init__(self, folder: Path, transitions: int, updates: float = math.inf):
+        """Opens the log in `folder` for a run that stands at `transitions` and `updates`."""
         self._path = folder / FILE_NAME
-        rows = [row for row in read_rows(folder) if row["transitions"] <= transitions]
+        rows = [
+            row
+            for row in read_rows(folder)
+            if row["transitions"] <= transitions and row.get("updates", 0) <= updates
+        ]
         self._header = list(rows[0]) if rows else None
         text = io.StringIO(newline="")
         if self._header:
@@ -119,6 +124,7 @@ def read_rows(folder: Path) -> list[Row]:
     whole = text[: text.rfind("\n") + 1]
     try:
         header, *lines = [*csv.reader(io.StringIO(whole, newline=""))] or [[]]
+        header = [OLD_COLUMNS.get(name, name) for name in header]
     except csv.Error as error:
         raise files.damaged(path, files.reason(error), advice) from error
     if lines and "transitions" not in header:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,15 @@ from mjx_qflex import files, resources
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
-from mjx_qflex.types import Agent, Algorithm, Learner, Mode
+from mjx_qflex.types import Acted, Algorithm, Learner
 
 FOLDER = "policies"  # of assets
 ABOUT = "policy.json"
-FORMAT = 1
+FORMAT = 2
+OLD_NAMES = {1: (".moments.", ".batch_stats.")}  # of arrays, by format
 EXAMPLES = 16
 TOLERANCE = 1e-4  # of actions, between machines
-OPTIMIZER = "optimizer"  # the part of a leaf's path that belongs to an optimiser
+OPTIMIZER = "opt_state"  # the part of a leaf's path that belongs to an optimiser
 Arrays = dict[str, np.ndarray]
 
 
@@ -76,7 +77,7 @@ def find(name: str) -> Path:
 def write(
     folder: Path,
     config: Config,
-    algorithm: Agent | Algorithm,
+    algorithm: Algorithm,
     learner: Learner,
     observations: np.ndarray,
     card: dict[str, Any],
@@ -126,7 +127,8 @@ def read(folder: Path) -> Shipped:
     """
     try:
         about = json.loads((folder / ABOUT).read_text())
-        if about["format"] != FORMAT:
+        old, new = OLD_NAMES.get(about["format"], ("", ""))
+        if about["format"] not in (*OLD_NAMES, FORMAT):
             raise UserError(
                 f"the policy {folder} has format {about['format']}; this version reads {FORMAT}"
             )
@@ -135,7 +137,9 @@ def read(folder: Path) -> Shipped:
             if files.digest(folder / name) != digest:
                 raise UserError(f"the policy {folder} is damaged ({name}); get it anew")
             with np.load(folder / name, allow_pickle=False) as file:
-                arrays |= {array: file[array] for array in file.files}
+                arrays |= {
+                    (array.replace(old, new) if old else array): file[array] for array in file.files
+                }
         examples = {k: arrays.pop(f"example.{k}") for k in ("observations", "actions")}
         config = configs.from_json(json.dumps(about["config"]))
         return Shipped(folder, config, about["card"], arrays, examples)
@@ -143,7 +147,7 @@ def read(folder: Path) -> Shipped:
         raise UserError(f"the policy {folder} is damaged ({error}); get it anew") from error
 
 
-def learner_of(policy: Shipped, algorithm: Agent | Algorithm) -> Learner:
+def learner_of(policy: Shipped, algorithm: Algorithm) -> Learner:
     """Returns the learner, its optimisers as before their first step.
 
     Raises:
@@ -166,28 +170,29 @@ def learner_of(policy: Shipped, algorithm: Agent | Algorithm) -> Learner:
     return learner
 
 
-def actions(algorithm: Agent | Algorithm, learner: Learner, observations: np.ndarray) -> np.ndarray:
+def actions(algorithm: Algorithm, learner: Learner, observations: np.ndarray) -> np.ndarray:
     """Returns the actions [N, A] of evaluation at observations [N, O], each from a fresh start."""
-    carry = algorithm.init_carry(len(observations))
-    obs, key = jnp.asarray(observations), jax.random.PRNGKey(0)
-    act = jax.jit(lambda learner: algorithm.act(learner, obs, carry, key, "eval")[0])
-    return np.asarray(act(learner))
+    obs = jnp.asarray(observations)
+
+    def act(learner: Learner) -> jax.Array:
+        policy = algorithm.policy(learner)
+        return policy.mode(obs, policy.init(len(obs))).action
+
+    return np.asarray(jax.jit(act)(learner))
 
 
-def acting(algorithm: Agent | Algorithm, learner: Learner, observation_size: int) -> set[str]:
-    """Returns the paths of the learner's leaves that its actions depend on, in either mode."""
+def acting(algorithm: Algorithm, learner: Learner, observation_size: int) -> set[str]:
+    """Returns the paths of the learner's leaves that its actions depend on, noisy or not."""
     flat, structure = jax.tree_util.tree_flatten_with_path(learner)
     paths, leaves = zip(*flat, strict=True)
     obs, key = jnp.zeros((1, observation_size)), jax.random.PRNGKey(0)
-    used: set[str] = set()
-    for mode in get_args(Mode):
 
-        def act(*leaves, mode=mode):
-            learner = jax.tree.unflatten(structure, leaves)
-            return algorithm.act(learner, obs, algorithm.init_carry(1), key, mode)
+    def act(*leaves: Any) -> tuple[Acted, Acted]:
+        policy = algorithm.policy(jax.tree.unflatten(structure, leaves))
+        state = policy.init(1)
+        return policy.sample(obs, state, key), policy.mode(obs, state)
 
-        used |= {_name(paths[i]) for i in _inputs_used(act, leaves)}
-    return used
+    return {_name(paths[i]) for i in _inputs_used(act, leaves)}
 
 
 def _inputs_used(function: Callable, inputs: Iterable[Any]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,8 +10,7 @@ import numpy as np
 from mjx_qflex import __version__, algos
 from mjx_qflex import config as configs
 from mjx_qflex.algos import qgf
-from mjx_qflex.interrupt import Interrupt
-from mjx_qflex.reports import reporting
+from mjx_qflex.interrupt import Interrupt, Say
 from mjx_qflex.runner import (
     assessment,
     checkpoint,
@@ -23,16 +22,15 @@ from mjx_qflex.runner import (
     run_folder,
 )
 from mjx_qflex.runner.assessment import TimedTask
-from mjx_qflex.runner.driver import Say
 from mjx_qflex.training.precision import with_matmul_precision
-from mjx_qflex.types import Agent, Algorithm, Learner
+from mjx_qflex.types import Algorithm, Learner
 
 
 class Trained(NamedTuple):
     """What a run's newest checkpoint holds, ready to act."""
 
     env: TimedTask
-    algorithm: Agent | Algorithm
+    algorithm: Algorithm
     learner: Learner
     transitions: int  # that the learner has seen
 
@@ -57,7 +55,7 @@ def evaluate(
     trained = restore(folder, interrupt, say)
     seed = configs.load(folder).seed if seed is None else seed
     _assess(trained, folder, episodes, seed, assessment.BASELINES, video, interrupt, say)
-    _finish(folder, assessment.FILE_NAME, say)
+    say(f"written: {folder / assessment.FILE_NAME}")
 
 
 def evaluate_policy(
@@ -191,14 +189,11 @@ def sweep_guidance(
         be guided.
     """
     config = configs.load(folder)
-    parts = algos.policy_parts(config.algo, config.algo_config)
+    algos.refuse_unguidable(config.algo)
     run_folder.check_writable(folder)
     env, algorithm, learner, transitions = restore(folder, interrupt, say)
     seed = config.seed if seed is None else seed
-    algorithm = cast(Algorithm, algorithm)  # what can be guided learns from a replay
-    guided = with_matmul_precision(
-        qgf.guide(algorithm, parts, options), config.loop.matmul_precision
-    )
+    guided = with_matmul_precision(qgf.guide(algorithm, options), config.loop.matmul_precision)
     say(f"evaluating {episodes} episodes of each guidance weight (compiling first) ...")
     result = interrupt.attempt(
         guidance.sweep, env, algorithm, guided, learner, options, weights, episodes, seed
@@ -207,7 +202,7 @@ def sweep_guidance(
         say(line)
     result["transitions"] = transitions
     assessment.save(result, folder, guidance.FILE_NAME)
-    _finish(folder, guidance.FILE_NAME, say)
+    say(f"written: {folder / guidance.FILE_NAME}")
 
 
 def restore(folder: Path, interrupt: Interrupt, say: Say) -> Trained:
@@ -229,10 +224,3 @@ def restore(folder: Path, interrupt: Interrupt, say: Say) -> Trained:
     learner = checkpoint.restore_learner(newest, jax.eval_shape(algorithm.init, key))
     transitions = checkpoint.read_about(newest).counters["transitions"]
     return Trained(env, algorithm, learner, transitions)
-
-
-def _finish(folder: Path, written: str, say: Say) -> None:
-    """Brings the report up to date, where the run got so far as to have one."""
-    if (folder / reporting.SUMMARY_NAME).exists():
-        reporting.write_report(folder)
-    say(f"written: {folder / written}")

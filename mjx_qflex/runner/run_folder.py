@@ -12,12 +12,12 @@ from mjx_qflex import config as configs
 from mjx_qflex import files
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
-from mjx_qflex.reports import reporting
 from mjx_qflex.runner import assessment, checkpoint, inputs, metrics
 from mjx_qflex.training.replay import num_rows
 from mjx_qflex.training.state import RunState
 
 CHECKPOINTS = "checkpoints"  # folder of checkpoints in the run folder
+REPORT_NAME = "report.md"  # what a run is finished with; whoever trains writes it
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _require_training(config: Config) -> None:
 def is_finished(config: Config, folder: Path) -> bool:
     newest = checkpoint.newest(folder / CHECKPOINTS)
     result = assessment.load(folder)
-    if newest is None or result is None or not (folder / reporting.REPORT_NAME).exists():
+    if newest is None or result is None or not (folder / REPORT_NAME).exists():
         return False
     done = checkpoint.read_about(newest).counters["transitions"]
     return done >= config.total_steps and result.get("transitions") == done

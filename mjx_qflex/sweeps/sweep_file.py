@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mjx_qflex import bounds, train
+from mjx_qflex import bounds
+from mjx_qflex import flags as flags_of
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
 from mjx_qflex.lookup import unknown_name
@@ -198,7 +199,7 @@ def _run(path: Path, logdir: Path, layers: tuple[Table, ...], seed: int) -> Run:
     for line in layers:
         arguments += itertools.chain(*(("--set", text) for text in line.get("set", ())))
     try:
-        config = train.resolve(train.make_parser().parse(arguments))
+        config = flags_of.resolve(flags_of.make_parser().parse(arguments))
     except UserError as error:
         raise UserError(f"{path}: {group or 'the run'}: {error}") from error
     if config.seed != seed:

@@ -16,6 +16,7 @@ from brax.envs.base import State
 from mjx_qflex import porting
 from mjx_qflex.physics.body import PhysicsState
 from mjx_qflex.tasks.body_task import BodyTask
+from mjx_qflex.tasks.options import TaskConfig
 
 EPISODE_LENGTH = 60  # actions: 1.2 s
 PHYSICS_STEPS = 10  # of one action
@@ -25,7 +26,7 @@ HAND = (0.3, 0.0, 0.0)  # m, in the forearm's frame
 
 
 @dataclass(frozen=True)
-class ArmReachConfig:
+class ArmReachConfig(TaskConfig):
     """Options of `arm_reach`: the number of actuators, a multiple of 6 up to 696."""
 
     num_actuators: int = 6
@@ -59,8 +60,8 @@ class ArmReach(BodyTask):
         self._low, self._high = ranges.T
 
     @property
-    def observation_size(self) -> int:
-        return self.body.nu + 8
+    def observation_sizes(self) -> dict[str, int]:
+        return {"qpos": 2, "qvel": 2, "activation": self.body.nu, "target": 2, "miss": 2}
 
     def reset(self, rng: jax.Array) -> State:
         """Returns the arm at rest in the middle of its ranges, with a new target."""
@@ -90,4 +91,10 @@ class ArmReach(BodyTask):
     def _observe(self, arm: ArmState) -> jax.Array:
         physics = arm.physics
         miss = arm.target - self.hand(physics)
-        return jnp.concatenate([physics.qpos, physics.qvel, physics.act, arm.target, miss])
+        return self.observed(
+            qpos=physics.qpos,
+            qvel=physics.qvel,
+            activation=physics.act,
+            target=arm.target,
+            miss=miss,
+        )

@@ -1,6 +1,8 @@
 """What all tasks of ported bodies share: the environment protocol around a body."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 import jax
@@ -26,9 +28,14 @@ class BodyState(Protocol):
 class BodyTask(Env):
     """A brax environment around one ported body.
 
-    A task gives `observation_size`, `reset` and `step`, and makes their results with `started` and
-    `stepped`. Doing nothing is no excitation of any muscle, unless a task sets `idle_action`.
+    A task gives `observation_sizes`, `reset` and `step`, and makes their results with `observed`,
+    `started` and `stepped`. Doing nothing is no excitation of any muscle, unless a task sets
+    `idle_action`.
     """
+
+    # Parts of the observation by name, in order. Muscles' own are called muscle_length (m),
+    # muscle_velocity (m/s), muscle_force (scaled) and activation, `[A]` each.
+    observation_sizes: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, config: Any, body: PortedBody, episode_length: int, physics_steps: int):
         """Sets what the protocol asks for; an action takes `physics_steps` of `body`."""
@@ -39,6 +46,28 @@ class BodyTask(Env):
         self.control_dt = physics_steps * body.timestep
         self.compiler_options = body.compiler_options
         self.idle_action = np.full(self.action_size, -1.0, np.float32)
+
+    @property
+    def observation_size(self) -> int:
+        return sum(self.observation_sizes.values())
+
+    @property
+    def observation_parts(self) -> dict[str, slice]:
+        """Where each part of the observation is."""
+        ends = itertools.accumulate(self.observation_sizes.values())
+        return {
+            name: slice(end - size, end)
+            for (name, size), end in zip(self.observation_sizes.items(), ends, strict=True)
+        }
+
+    def observed(self, **parts: jax.Array) -> jax.Array:
+        """Returns the observation `[O]` of its parts, given in their order."""
+        sizes = {name: part.size for name, part in parts.items()}
+        assert [*sizes.items()] == [*self.observation_sizes.items()], (
+            sizes,
+            self.observation_sizes,
+        )
+        return jnp.concatenate([*parts.values()])
 
     @property
     def action_size(self) -> int:

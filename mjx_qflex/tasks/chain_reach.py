@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from brax.envs.base import Env, State
 
 from mjx_qflex.errors import UserError
+from mjx_qflex.tasks.options import TaskConfig
 
 EPISODE_LENGTH = 20
 TURN = 0.5  # rad, the turn of all joints together at full action
@@ -21,7 +22,7 @@ SQUARED_RADIUS = (0.1, 0.8)  # of the target, drawn uniformly: uniform over the 
 
 
 @dataclass(frozen=True)
-class ChainReachConfig:
+class ChainReachConfig(TaskConfig):
     """Options of `chain_reach`: how many joints, thus actuators, the chain has."""
 
     num_joints: int = 8

@@ -25,6 +25,7 @@ import numpy as np
 
 from mjx_qflex.physics import shapes
 from mjx_qflex.physics.body import Kinematics, PhysicsState
+from mjx_qflex.tasks.options import TaskConfig
 from mjx_qflex.tasks.servo_task import ServoTask
 from mjx_qflex.tasks.tolerance import tolerance
 
@@ -42,12 +43,12 @@ BALANCE_KEYFRAME = (-0.1, 0.0, 1.38, 1.0, 0.0, 0.0, 0.0, *POSE, *BOARD_POSE)
 
 
 @dataclass(frozen=True)
-class H1RunConfig:
+class H1RunConfig(TaskConfig):
     """`h1_run` has no options."""
 
 
 @dataclass(frozen=True)
-class H1BalanceConfig:
+class H1BalanceConfig(TaskConfig):
     """`h1_balance` has no options."""
 
 

@@ -56,6 +56,7 @@ from mjx_qflex.physics.dynamics import matmul
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap, excitation
 from mjx_qflex.tasks.body_task import BodyTask
+from mjx_qflex.tasks.options import TaskConfig
 
 EPISODE_LENGTH = 300  # actions: 6 s
 PHYSICS_STEPS = 10  # of one action
@@ -93,7 +94,7 @@ DANCE_REWARDS = {"paper": RewardSet(5.0, xpos=100.0)}
 
 
 @dataclass(frozen=True)
-class MsHumanWalkConfig:
+class MsHumanWalkConfig(TaskConfig):
     """Options of the family; `ms_human_run` and `ms_human_dance` have other defaults.
 
     `body` is one of `anatomy.ANATOMIES`; `num_actuators` None: as many as its recipe says.
@@ -202,9 +203,22 @@ class MsHumanWalk(BodyTask):
         )
 
     @property
-    def observation_size(self) -> int:
-        body = self.body
-        return 2 * body.nq + 2 * body.nv + 4 * body.nu + 8
+    def observation_sizes(self) -> dict[str, int]:
+        nq, nv, nu = self.body.nq, self.body.nv, self.body.nu
+        return {
+            "qpos": nq,
+            "qvel": nv,
+            "qacc": nv,
+            "activation": nu,
+            "muscle_force": nu,
+            "muscle_length": nu,
+            "muscle_velocity": nu,
+            "time": 1,
+            "phase": 1,
+            "pelvis": 3,
+            "sternum": 3,
+            "miss": nq,
+        }
 
     def reset(self, rng: jax.Array) -> State:
         """Returns a state on the reference at a random phase; for muscles see the config."""
@@ -323,21 +337,19 @@ class MsHumanWalk(BodyTask):
     ) -> jax.Array:
         physics = walk.physics
         time = physics.time if self.rewards.as_code else physics.time + walk.offset
-        return jnp.concatenate(
-            [
-                physics.qpos,
-                physics.qvel,
-                qacc,
-                physics.act,
-                jnp.clip(FORCE_SCALE * muscles.force, -CLIP, CLIP),
-                muscles.length,
-                jnp.clip(muscles.velocity, -CLIP, CLIP),
-                physics.time[None],
-                jnp.mod(time / self.reference.period, 1.0)[None],
-                kinematics.xpos[self._pelvis],
-                self._sternum(kinematics),
-                target - physics.qpos,
-            ]
+        return self.observed(
+            qpos=physics.qpos,
+            qvel=physics.qvel,
+            qacc=qacc,
+            activation=physics.act,
+            muscle_force=jnp.clip(FORCE_SCALE * muscles.force, -CLIP, CLIP),
+            muscle_length=muscles.length,
+            muscle_velocity=jnp.clip(muscles.velocity, -CLIP, CLIP),
+            time=physics.time[None],
+            phase=jnp.mod(time / self.reference.period, 1.0)[None],
+            pelvis=kinematics.xpos[self._pelvis],
+            sternum=self._sternum(kinematics),
+            miss=target - physics.qpos,
         )
 
 

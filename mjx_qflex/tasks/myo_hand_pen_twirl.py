@@ -26,6 +26,7 @@ from mjx_qflex.physics.body import PhysicsState
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap
 from mjx_qflex.tasks.body_task import BodyTask
+from mjx_qflex.tasks.options import TaskConfig
 
 EPISODE_LENGTH = 50  # actions: 0.5 s
 PHYSICS_STEPS = 5  # of one action
@@ -37,7 +38,7 @@ WEIGHTS = {"distance": -1.0, "alignment": 1.0, "activation": -5.0, "dropped": -5
 
 
 @dataclass(frozen=True)
-class MyoHandPenTwirlConfig:
+class MyoHandPenTwirlConfig(TaskConfig):
     """Options of `myo_hand_pen_twirl`: how actions become excitations (`action_maps`)."""
 
     action_map: ActionMap = "sigmoid"
@@ -69,8 +70,17 @@ class MyoHandPenTwirl(BodyTask):
         self._place = rest.qpos[:3]
 
     @property
-    def observation_size(self) -> int:
-        return self.body.nq - 7 + 21 + self.body.nu
+    def observation_sizes(self) -> dict[str, int]:
+        return {
+            "qpos": self.body.nq - 7,
+            "pen": 3,
+            "pen_velocity": 6,
+            "direction": 3,
+            "target": 3,
+            "miss": 3,
+            "turn": 3,
+            "activation": self.body.nu,
+        }
 
     def reset(self, rng: jax.Array) -> State:
         """Returns the open hand, palm up, the pen at rest on it, with a new target."""
@@ -121,17 +131,15 @@ class MyoHandPenTwirl(BodyTask):
     def _observe(self, pen: PenState) -> jax.Array:
         physics = pen.physics
         place, direction = physics.qpos[:3], pen_direction(physics)
-        return jnp.concatenate(
-            [
-                physics.qpos[7:],
-                place,
-                physics.qvel[:6] * self.control_dt,
-                direction,
-                pen.target,
-                place - self._place,
-                direction - pen.target,
-                physics.act,
-            ]
+        return self.observed(
+            qpos=physics.qpos[7:],
+            pen=place,
+            pen_velocity=physics.qvel[:6] * self.control_dt,
+            direction=direction,
+            target=pen.target,
+            miss=place - self._place,
+            turn=direction - pen.target,
+            activation=physics.act,
         )
 
 

@@ -35,6 +35,7 @@ from mjx_qflex.physics.body import Kinematics, PhysicsState
 from mjx_qflex.tasks import action_maps
 from mjx_qflex.tasks.action_maps import ActionMap
 from mjx_qflex.tasks.body_task import BodyTask
+from mjx_qflex.tasks.options import TaskConfig
 
 EPISODE_LENGTH = 1000  # actions: 10 s
 PHYSICS_STEPS = 5  # of one action
@@ -62,7 +63,7 @@ SOLES = tuple(
 
 
 @dataclass(frozen=True)
-class MyoLegWalkConfig:
+class MyoLegWalkConfig(TaskConfig):
     """Options of `myo_leg_walk`: how actions become excitations (`action_maps.excitation`)."""
 
     action_map: ActionMap = "sigmoid"
@@ -112,9 +113,22 @@ class MyoLegWalk(BodyTask):
         self._start_qvel = np.stack([reference.qvel(t) for t in times])
 
     @property
-    def observation_size(self) -> int:
-        body = self.body
-        return body.nq - 2 + body.nv + 16 + 4 * body.nu
+    def observation_sizes(self) -> dict[str, int]:
+        nq, nv, nu = self.body.nq, self.body.nv, self.body.nu
+        return {
+            "qpos": nq - 2,
+            "qvel": nv,
+            "com_velocity": 2,
+            "torso": 4,
+            "feet_heights": 2,
+            "height": 1,
+            "feet": 6,
+            "phase": 1,
+            "muscle_length": nu,
+            "muscle_velocity": nu,
+            "muscle_force": nu,
+            "activation": nu,
+        }
 
     def reset(self, rng: jax.Array) -> State:
         """Returns a stride's beginning, right or left foot in front, all muscles inactive."""
@@ -188,21 +202,21 @@ class MyoLegWalk(BodyTask):
         """Returns the observation `[O]`, and the share of muscles outside their fitted range."""
         physics, muscles = walk.physics, self.body.muscles(walk.physics)
         ankles = kinematics.xpos[self._ankles]
-        terms = [
-            physics.qpos[2:],
-            physics.qvel * self.control_dt,
-            -kinematics.com_velocity[:2],
-            _quaternion_product(physics.qpos[3:7], jnp.asarray(self._torso_in_root)),
-            ankles[:, 2],
-            kinematics.com[2:],
-            (ankles - kinematics.xpos[self._pelvis][None]).ravel(),
-            _phase(walk)[None],
-            muscles.length,
-            jnp.clip(muscles.velocity, -CLIP, CLIP),
-            jnp.clip(FORCE_SCALE * muscles.force, -CLIP, CLIP),
-            physics.act,
-        ]
-        return jnp.concatenate(terms), muscles.outside
+        obs = self.observed(
+            qpos=physics.qpos[2:],
+            qvel=physics.qvel * self.control_dt,
+            com_velocity=-kinematics.com_velocity[:2],
+            torso=_quaternion_product(physics.qpos[3:7], jnp.asarray(self._torso_in_root)),
+            feet_heights=ankles[:, 2],
+            height=kinematics.com[2:],
+            feet=(ankles - kinematics.xpos[self._pelvis][None]).ravel(),
+            phase=_phase(walk)[None],
+            muscle_length=muscles.length,
+            muscle_velocity=jnp.clip(muscles.velocity, -CLIP, CLIP),
+            muscle_force=jnp.clip(FORCE_SCALE * muscles.force, -CLIP, CLIP),
+            activation=physics.act,
+        )
+        return obs, muscles.outside
 
 
 def _phase(walk: LegWalkState) -> jax.Array:

@@ -22,6 +22,7 @@ from brax.envs.base import State
 from mjx_qflex import porting
 from mjx_qflex.physics.body import Kinematics, Muscles, PhysicsState
 from mjx_qflex.tasks.body_task import BodyTask
+from mjx_qflex.tasks.options import TaskConfig
 
 EPISODE_LENGTH = 1000  # actions: 25 s
 PHYSICS_STEPS = 10  # of one action
@@ -35,7 +36,7 @@ ROOT = 6  # joints of the root
 
 
 @dataclass(frozen=True)
-class OstrichRunConfig:
+class OstrichRunConfig(TaskConfig):
     """`ostrich_run` has no options."""
 
 
@@ -68,8 +69,18 @@ class OstrichRun(BodyTask):
         self._pitch = self.body.qpos_index("root_rot_y")
 
     @property
-    def observation_size(self) -> int:
-        return 4 + self.body.nq - 1 + self.body.nv + 4 * self.body.nu + 1
+    def observation_sizes(self) -> dict[str, int]:
+        nq, nv, nu = self.body.nq, self.body.nv, self.body.nu
+        return {
+            "heights": 4,
+            "qpos": nq - 1,
+            "qvel": nv,
+            "activation": nu,
+            "muscle_force": nu,
+            "muscle_length": nu,
+            "muscle_velocity": nu,
+            "speed": 1,
+        }
 
     def reset(self, rng: jax.Array) -> State:
         """Returns the bird upright and at rest, its joints somewhere near the middle."""
@@ -96,17 +107,15 @@ class OstrichRun(BodyTask):
         """What the policy sees of a state, `[596]`."""
         height = kinematics.xpos[:, 2]
         heights = [height[self._head], self._pelvis_height(kinematics)]
-        return jnp.concatenate(
-            [
-                jnp.stack([*heights, *(height[foot] for foot in self._feet)]),
-                physics.qpos[1:],
-                jnp.clip(physics.qvel, -CLIP, CLIP),
-                physics.act,
-                jnp.clip(FORCE_SCALE * muscles.force, -CLIP, CLIP),
-                muscles.length,
-                jnp.clip(muscles.velocity, -CLIP, CLIP),
-                kinematics.com_velocity[:1],
-            ]
+        return self.observed(
+            heights=jnp.stack([*heights, *(height[foot] for foot in self._feet)]),
+            qpos=physics.qpos[1:],
+            qvel=jnp.clip(physics.qvel, -CLIP, CLIP),
+            activation=physics.act,
+            muscle_force=jnp.clip(FORCE_SCALE * muscles.force, -CLIP, CLIP),
+            muscle_length=muscles.length,
+            muscle_velocity=jnp.clip(muscles.velocity, -CLIP, CLIP),
+            speed=kinematics.com_velocity[:1],
         )
 
     def is_over(self, physics: PhysicsState, kinematics: Kinematics) -> jax.Array:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mjx_qflex.physics.body import Kinematics, PhysicsState
+from mjx_qflex.tasks.options import TaskConfig
 from mjx_qflex.tasks.servo_task import ServoTask
 from mjx_qflex.tasks.tolerance import tolerance
 
@@ -34,7 +35,7 @@ MIN_PELVIS_HEIGHT = 0.2  # m
 
 
 @dataclass(frozen=True)
-class SmplJumpConfig:
+class SmplJumpConfig(TaskConfig):
     """`smpl_jump` has no options."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from mjx_qflex import parallel
 from mjx_qflex.types import Metrics
 
-COUNTS = ("nonfinite_worlds", "episode/count", "episode/terminations", "episode/timeouts")
+COUNTS = ("nonfinite_environments", "episode/count", "episode/terminations", "episode/timeouts")
 EPISODE_MEANS = ("episode/return", "episode/length")
 
 
@@ -18,15 +18,15 @@ def mean_where(mask: jax.Array, value: jax.Array) -> jax.Array:
     return jnp.where(mask, value, 0.0).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def reduce_metrics(rows: Metrics, axis_name: str | None = None) -> Metrics:
+def reduce_metrics(rows: Metrics) -> Metrics:
     """Turns the metrics of S steps, `[S]` each, into those of the epoch, see `reduce_totals`.
 
-    With an `axis_name` they are of all devices' steps. (Where worlds are bad, the devices' means
-    still weigh the same.)
+    They are of all devices' steps. (Where environments are bad, the devices' means still weigh the
+    same.)
     """
     (steps,) = next(iter(rows.values())).shape
     totals = {name: x.sum() for name, x in rows.items()}
-    return reduce_totals(parallel.total(totals, axis_name), parallel.total(steps, axis_name))
+    return reduce_totals(parallel.total(totals), parallel.total(steps))
 
 
 def reduce_totals(totals: Metrics, steps: int) -> Metrics:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from brax.envs.base import State
 
 from mjx_qflex.training.aggregate import mean_where
-from mjx_qflex.types import Metrics
+from mjx_qflex.types import EnvSpec, Metrics
 
 
 class Task(Protocol):
@@ -22,6 +22,20 @@ class Task(Protocol):
     def reset(self, rng: jax.Array) -> State: ...
 
     def step(self, state: State, action: jax.Array) -> State: ...
+
+
+def spec(env: Any) -> EnvSpec:
+    """Returns what an algorithm is told of an environment.
+
+    Parts of the observation and groups of muscles are told where the environment names them, as
+    attributes `observation_parts` and `muscle_groups`.
+    """
+    return EnvSpec(
+        observation_size=env.observation_size,
+        action_size=env.action_size,
+        observation=getattr(env, "observation_parts", {}),
+        muscle_groups=getattr(env, "muscle_groups", ()),
+    )
 
 
 def reset_shapes(env: Task) -> State:
@@ -85,7 +99,7 @@ def step_metrics(outcome: Outcome, episode_return: jax.Array, episode_length: ja
     """
     state, bad, ended = outcome.state, outcome.bad, outcome.ended
     return {
-        "nonfinite_worlds": bad.sum(),
+        "nonfinite_environments": bad.sum(),
         "episode/count": ended.sum(),
         "episode/terminations": outcome.terminated.sum(),
         "episode/timeouts": outcome.timed_out.sum(),

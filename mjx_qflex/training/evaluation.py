@@ -12,36 +12,21 @@ from flax import struct
 from mjx_qflex.training import environments
 from mjx_qflex.training.environments import Task
 from mjx_qflex.training.program import Program, stepping_options
-from mjx_qflex.types import Agent, Algorithm, Carry
+from mjx_qflex.types import ActingState, Algorithm, Policy, stateless_policy
+
+PolicyOf = Callable[[Any], Policy]  # parameters, such as a learner -> policy
 
 
-class Policy(NamedTuple):
-    """What is evaluated: `act(params, obs [N, O], carry, key) -> (action [N, A], carry)`."""
-
-    act: Callable[[Any, jax.Array, Carry, jax.Array], tuple[jax.Array, Carry]]
-    init_carry: Callable[[int], Carry]
-
-
-def learner_policy(algorithm: Agent | Algorithm) -> Policy:
-    """Returns the algorithm acting in mode "eval"; its params are a learner."""
-
-    def act(learner, obs, carry, key):
-        return algorithm.act(learner, obs, carry, key, "eval")
-
-    return Policy(act, algorithm.init_carry)
-
-
-def constant_policy(action_size: int) -> Policy:
-    """Returns the policy whose params are the one action `[A]` that it always takes.
+def constant_policy(action: jax.Array) -> Policy:
+    """Returns the policy that always takes the one action `[A]`.
 
     With -1 throughout it is zero excitation of a muscle-driven body.
     """
 
-    def act(action, obs, carry, key):
-        del key
-        return jnp.broadcast_to(action[None], (obs.shape[0], action_size)), carry
+    def act(obs: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(action[None], (obs.shape[0], *action.shape))
 
-    return Policy(act, lambda num_envs: ())
+    return stateless_policy(lambda obs, key: act(obs), act)
 
 
 class EvalResult(struct.PyTreeNode):
@@ -76,16 +61,15 @@ class Rollout(NamedTuple):
 
 
 class _Episodes(struct.PyTreeNode):
-    """Episodes under way: the loop carry of an evaluation."""
+    """Episodes under way: what an evaluation carries from step to step."""
 
     state: State  # [E, ...]
-    carry: Carry
-    key: jax.Array
+    acting: ActingState
     alive: jax.Array  # bool [E], the first episode still runs
     result: EvalResult  # sums so far
 
 
-def make_evaluate(env: Task, policy: Policy, num_envs: int) -> Program:
+def make_evaluate(env: Task, policy: PolicyOf, num_envs: int) -> Program:
     """Returns the program `evaluate(params, key) -> EvalResult` over `num_envs` worlds.
 
     World i starts from a reset key that depends on `key` and i alone, so policies evaluated with
@@ -94,7 +78,7 @@ def make_evaluate(env: Task, policy: Policy, num_envs: int) -> Program:
     """
 
     def evaluate(params: Any, key: jax.Array) -> EvalResult:
-        start = _start(env, policy, key, num_envs)
+        start = _start(env, policy(params), key, num_envs)
 
         def running(loop):
             time, episodes = loop
@@ -102,7 +86,7 @@ def make_evaluate(env: Task, policy: Policy, num_envs: int) -> Program:
 
         def advance(loop):
             time, episodes = loop
-            return time + 1, _advance(env, policy, params, episodes)
+            return time + 1, _advance(env, policy(params), episodes)
 
         _, episodes = jax.lax.while_loop(running, advance, (jnp.zeros((), jnp.int32), start))
         result = episodes.result
@@ -112,27 +96,26 @@ def make_evaluate(env: Task, policy: Policy, num_envs: int) -> Program:
     return Program(evaluate, (), stepping_options(env))
 
 
-def make_programs(env: Task, agent: Agent | Algorithm, num_envs: int) -> dict[str, Program]:
+def make_programs(env: Task, algorithm: Algorithm, num_envs: int) -> dict[str, Program]:
     """Returns all programs of evaluation by name; `evaluate` and its like take `num_envs` worlds.
 
     `evaluate(learner, key)`, `evaluate_constant(action [A], key)`, and `rollout` for `record`.
     """
-    policy = learner_policy(agent)
     return {
-        "evaluate": make_evaluate(env, policy, num_envs),
-        "evaluate_constant": make_evaluate(env, constant_policy(env.action_size), num_envs),
-        "rollout": make_rollout(env, policy),
+        "evaluate": make_evaluate(env, algorithm.policy, num_envs),
+        "evaluate_constant": make_evaluate(env, constant_policy, num_envs),
+        "rollout": make_rollout(env, algorithm.policy),
     }
 
 
-def make_rollout(env: Task, policy: Policy) -> Program:
+def make_rollout(env: Task, policy: PolicyOf) -> Program:
     """Returns the program behind `record`: `[episode_length]` steps of one world, with a mask."""
 
     def rollout(params: Any, key: jax.Array):
-        start = _start(env, policy, key, 1)
+        start = _start(env, policy(params), key, 1)
 
         def advance(episodes: _Episodes, _):
-            after = _advance(env, policy, params, episodes)
+            after = _advance(env, policy(params), episodes)
             seen = (after.state.pipeline_state, after.state.obs)
             recorded = (seen, after.state.reward, episodes.alive)
             return after, jax.tree.map(lambda x: x[0], recorded)
@@ -156,14 +139,13 @@ def record(rollout: Program, params: Any, key: jax.Array) -> Rollout:
 
 
 def _start(env: Task, policy: Policy, key: jax.Array, num_envs: int) -> _Episodes:
-    key_reset, key_act = jax.random.split(key)
+    key_reset, _ = jax.random.split(key)
     # fold_in, unlike split, gives world i the same key whatever num_envs is.
     keys = jax.vmap(lambda i: jax.random.fold_in(key_reset, i))(jnp.arange(num_envs))
     state = environments.reset(env, keys)
     return _Episodes(
         state=state,
-        carry=policy.init_carry(num_envs),
-        key=key_act,
+        acting=policy.init(num_envs),
         alive=jnp.ones(num_envs, bool),
         result=EvalResult(
             return_=jnp.zeros(num_envs),
@@ -175,23 +157,19 @@ def _start(env: Task, policy: Policy, key: jax.Array, num_envs: int) -> _Episode
     )
 
 
-def _advance(env: Task, policy: Policy, params: Any, episodes: _Episodes) -> _Episodes:
+def _advance(env: Task, policy: Policy, episodes: _Episodes) -> _Episodes:
     """Steps every world once; only those still alive count."""
     (num_envs,) = episodes.alive.shape
-    key, key_act = jax.random.split(episodes.key)
-    action, carry = policy.act(
-        params, environments.observation(episodes.state), episodes.carry, key_act
-    )
-    state = environments.step(env, episodes.state, action)
-    bad = environments.nonfinite((action, state), num_envs) & episodes.alive
+    acted = policy.mode(environments.observation(episodes.state), episodes.acting)
+    state = environments.step(env, episodes.state, acted.action)
+    bad = environments.nonfinite((acted.action, state), num_envs) & episodes.alive
     counted = episodes.alive & ~bad
     terminated = counted & (state.done > 0)
     timed_out = counted & (state.info["truncation"] > 0)
     result = episodes.result
     return _Episodes(
         state=state,
-        carry=carry,
-        key=key,
+        acting=acted.state,
         alive=counted & ~terminated & ~timed_out,
         result=EvalResult(
             return_=result.return_ + jnp.where(counted, state.reward, 0.0),

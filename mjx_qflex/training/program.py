@@ -7,8 +7,6 @@ from typing import Any
 import jax
 import jax.export
 
-from mjx_qflex.runner.program_store import ProgramStore
-
 
 class Program:
     """Compiles `function` ahead of its first call, for the one signature it is ever called with.
@@ -19,7 +17,6 @@ class Program:
     Attributes:
       compile_seconds: time spent tracing and compiling; None until that has happened.
       compiled: the `jax.stages.Compiled`, for its memory and cost analysis; None until compiled.
-      store: where the executable is kept for the next process; None is nowhere.
     """
 
     def __init__(
@@ -35,7 +32,6 @@ class Program:
         """
         self._jitted = jit(function, donate_argnums=donate)
         self._options = compiler_options or None
-        self.store: ProgramStore | None = None
         self.compile_seconds: float | None = None
         self.compiled: Any = None
 
@@ -45,31 +41,15 @@ class Program:
         Returns:
           The seconds that compiling took, now or earlier.
         """
-        if not self.load(*args):
+        if self.compile_seconds is None:
             start = time.perf_counter()
-            self.compiled = self._compile(*args)
+            self.compiled = self._jitted.lower(*args).compile(self._options)
             self.compile_seconds = time.perf_counter() - start
-        assert self.compile_seconds is not None
         return self.compile_seconds
-
-    def load(self, *args: Any) -> bool:
-        """Loads what an earlier process compiled, if it is there; tells whether it is compiled."""
-        if self.compiled is None and self.store is not None:
-            start = time.perf_counter()
-            self.compiled = self.store.load(args)
-            if self.compiled is not None:
-                self.compile_seconds = time.perf_counter() - start
-        return self.compiled is not None
-
-    def _compile(self, *args: Any) -> Any:
-        lowered = self._jitted.lower(*args)
-        if self.store is None:
-            return lowered.compile(self._options)
-        return self.store.compile(args, lowered, self._options)
 
     def shapes(self, *args: Any) -> Any:
         """Returns the `ShapeDtypeStruct`s of what a call would return."""
-        if self.load(*args):
+        if self.compiled is not None:
             return jax.tree.map(
                 lambda out: jax.ShapeDtypeStruct(out.shape, out.dtype), self.compiled.out_info
             )

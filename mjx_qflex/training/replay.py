@@ -19,6 +19,7 @@ Every array has the worlds' axis; only the two counters of vector steps are comm
 
 import bisect
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -89,7 +90,7 @@ class Replay(struct.PyTreeNode):
     Attributes:
       obs: `[T + 1 + K, N, ...]`, see above; float32, or the bits of bfloat16 as uint16, since
         XLA:CPU computes in float32 whatever it does with bfloat16, and would copy the whole ring.
-      action, reward, discount: `[T, N, ...]`, each in the dtype it was given in.
+      action, reward, discount, extras: `[T, N, ...]`, each in the dtype it was given in.
       valid: bool `[T, N]`; False for rows not yet written and for the finite filler that stands in
         for a world that went non-finite.
       ending: int32 `[T, N]`, where among the K the episode's last observation is, -1 where the
@@ -105,6 +106,7 @@ class Replay(struct.PyTreeNode):
     action: jax.Array
     reward: jax.Array
     discount: jax.Array
+    extras: Mapping[str, jax.Array]
     valid: jax.Array
     ending: jax.Array
     next_ending: jax.Array
@@ -120,11 +122,12 @@ class Replay(struct.PyTreeNode):
 
 
 # Where the worlds are in each field; None where a field is one for all worlds.
-WORLD_AXES = cast(Any, Replay)(
+ENV_AXES = cast(Any, Replay)(
     obs=1,
     action=1,
     reward=1,
     discount=1,
+    extras=1,
     valid=1,
     ending=1,
     next_ending=0,
@@ -153,6 +156,7 @@ def init(layout: Layout) -> Replay:
         action=zeros(spec.action),
         reward=zeros(spec.reward),
         discount=zeros(spec.discount),
+        extras=jax.tree.map(zeros, spec.extras),
         valid=jnp.zeros((rows, num_envs), bool),
         ending=jnp.full((rows, num_envs), -1, jnp.int32),
         next_ending=jnp.zeros(num_envs, jnp.int32),
@@ -175,7 +179,9 @@ def add(replay: Replay, transition: Transition, ended: jax.Array, valid: jax.Arr
     """
     rows, num_envs = replay.valid.shape
     chex.assert_shape((ended, valid), (num_envs,))
-    chex.assert_trees_all_equal_dtypes(replay.action, transition.action)
+    chex.assert_trees_all_equal_dtypes(
+        (replay.action, replay.extras), (transition.action, dict(transition.extras))
+    )
 
     def write(field: jax.Array, slab: jax.Array, row: Any = replay.row) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(field, slab[None], row, axis=0)
@@ -201,6 +207,7 @@ def add(replay: Replay, transition: Transition, ended: jax.Array, valid: jax.Arr
         action=write(replay.action, transition.action),
         reward=write(replay.reward, transition.reward),
         discount=write(replay.discount, transition.discount),
+        extras=jax.tree.map(write, replay.extras, transition.extras),
         valid=write(replay.valid, valid),
         ending=write(replay.ending, jnp.where(kept, replay.next_ending, -1)),
         next_ending=(replay.next_ending + kept) % endings,
@@ -292,6 +299,7 @@ def _read(replay: Replay, row: jax.Array, env: jax.Array) -> Transition:
         reward=replay.reward[row, env],
         discount=replay.discount[row, env],
         next_obs=_as_seen(replay.obs[next_row, env]),
+        extras=jax.tree.map(lambda x: x[row, env], replay.extras),
     )
 
 

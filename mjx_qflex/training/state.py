@@ -11,7 +11,7 @@ from brax.envs.base import State
 from flax import struct
 
 from mjx_qflex.training import replay as ring
-from mjx_qflex.types import Carry, Learner
+from mjx_qflex.types import ActingState, Learner
 
 
 class DeviceState(struct.PyTreeNode):
@@ -20,7 +20,7 @@ class DeviceState(struct.PyTreeNode):
     env_state: State  # [N, ...]
     pool: State  # [P, ...], reset states that ended worlds restart from
     pool_age: jax.Array  # int32 [], steps that the pool has served
-    carry: Carry  # [N, ...], the algorithm's acting state
+    acting: ActingState  # [N, ...]
     replay: ring.Replay  # [T, N, ...]
     learner: Learner
     key: jax.Array  # raw uint32 [2]
@@ -36,7 +36,7 @@ SEED_AXES = cast(Any, DeviceState)(
     env_state=0,
     pool=0,
     pool_age=None,
-    carry=0,
+    acting=0,
     replay=cast(Any, ring.Replay)(**_REPLAY_AXES | {"row": None, "step": None}),
     learner=0,
     key=0,
@@ -45,12 +45,12 @@ SEED_AXES = cast(Any, DeviceState)(
 )
 
 # Where the worlds are, which several devices share out; what has none is the same on all devices.
-WORLD_AXES = cast(Any, DeviceState)(
+ENV_AXES = cast(Any, DeviceState)(
     env_state=0,
     pool=0,
     pool_age=None,
-    carry=0,
-    replay=ring.WORLD_AXES,
+    acting=0,
+    replay=ring.ENV_AXES,
     learner=None,
     key=None,
     episode_return=0,
