@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "--raw_limit", type=float, default=240.0, help="seconds a raw MJX run may take"
     )
     parser.add_argument(
-        "--batches", type=int, nargs="+", default=[8, 16, 32, 64], help="worlds side by side"
+        "--batches", type=int, nargs="+", default=[8, 16, 32, 64], help="environments side by side"
     )
     parser.add_argument(
         "--raw_batches", type=int, nargs="+", default=[8, 32], help="the same for raw MJX"

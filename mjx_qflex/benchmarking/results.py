@@ -51,12 +51,12 @@ def measure(
     if not kinds:
         kind = found["machine"]["device"]
         found["peaks"] = roofline.describe(kind, flags.peak_tflops, budget)
-    world_seconds: dict = {}
+    environment_seconds: dict = {}
     for config in configs:
         if kinds:
             found["comparisons"] += _compare(flags, config, kinds, bodies[config.task], budget, say)
         else:
-            case = cases.Case(config, flags.batch_size, budget, say, world_seconds)
+            case = cases.Case(config, flags.batch_size, budget, say, environment_seconds)
             found["cases"].append(case.measure())
     found["quiet"] = watch.summary()
     return found
