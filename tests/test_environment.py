@@ -75,7 +75,7 @@ def test_mujoco_is_loaded_whatever_renders(environment):
         (["mjx_qflex.port", "--body=no_such_body"], "no_such_body"),
         (["mjx_qflex.port", "--bodi=arm"], "did you mean '--body'"),
         (["mjx_qflex.port"], "give --body=NAME"),
-        (["mjx_qflex.export", "--run=no_such_run"], "no_such_run"),
+        (["mjx_qflex.export", "--run=no_such_run", "--output=made"], "no_such_run"),
     ],
 )
 def test_a_library_that_is_not_there_stops_no_command(environment, tmp_path, command, says):

@@ -13,7 +13,7 @@ NUM_ENVS = 32
 
 
 def start_labels(env, key, num_envs):
-    """The labels of the worlds that an evaluation with `key` starts from, by their definition."""
+    """The labels of the environments that an evaluation with `key` starts from, by definition."""
     key_reset, _ = jax.random.split(key)
     keys = [jax.random.fold_in(key_reset, i) for i in range(num_envs)]
     return np.stack([env.reset(k).obs[0] for k in keys])
@@ -21,7 +21,7 @@ def start_labels(env, key, num_envs):
 
 @pytest.fixture(scope="module")
 def outcome():
-    """A constant action 0.5 on worlds that die, time out and break: (env, labels, result)."""
+    """A constant action 0.5 on environments that die, time out and break: (env, labels, result)."""
     env = Counter(poison_label=0.8, poison_time=1)
     evaluate = evaluation.make_evaluate(env, evaluation.constant_policy(1), NUM_ENVS)
     return env, start_labels(env, KEY, NUM_ENVS), evaluate(jnp.full(1, 0.5), KEY)
@@ -33,7 +33,7 @@ def test_only_the_first_episode_counts(outcome):
     assert dies.any() and breaks.any() and (~dies & ~breaks).any()
     np.testing.assert_array_equal(result.terminated, dies)
     np.testing.assert_array_equal(result.nonfinite, breaks)
-    # A broken world ends in its second step, which counts with reward 0.
+    # A broken environment ends in its second step, which counts with reward 0.
     length = np.where(dies, 3, np.where(breaks, 2, 5))
     np.testing.assert_array_equal(result.length, length)
     paid = np.where(breaks, 1, length)

@@ -191,7 +191,7 @@ def test_a_task_without_any_picture_says_so(tmp_path):
 
 def test_a_failing_encoder_says_what_ffmpeg_said(tmp_path):
     frames = [np.zeros((48, 64, 3), np.uint8)] * 3
-    with pytest.raises(RuntimeError, match="No such file"):
+    with pytest.raises(UserError, match="No such file"):
         write_mp4(tmp_path / "nowhere" / "video.mp4", frames, 10.0)
 
 

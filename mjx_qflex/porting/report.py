@@ -26,7 +26,7 @@ def measure(
     with_speed: bool,
     tolerance: float = given.TOLERANCE,
 ) -> dict[str, Any]:
-    """Returns the report of `body` as plain numbers; speeds at each of `batches` worlds.
+    """Returns the report of `body` as plain numbers; speeds at each of `batches` environments.
 
     `tolerance` is of the motion against the file as given, relative to the distance moved.
     """
@@ -128,13 +128,13 @@ def _number(value: Any) -> str:
 def _speed_lines(report: dict[str, Any]) -> list[str]:
     results = report["speed"]
     port = speed.best(results["port"])
-    lines = ["| physics steps/s | worlds: steps/s | port is faster by |", "|---|---|---|"]
+    lines = ["| physics steps/s | environments: steps/s | port is faster by |", "|---|---|---|"]
     for title in ("port", *speed.RAW):
         cells = []
-        for worlds, measurement in results[title].items():
+        for environments, measurement in results[title].items():
             cell = measurement.get("failed") or f"{measurement['steps/s']:,.0f}"
             finite = "" if measurement.get("finite", True) else " (not finite)"
-            cells.append(f"{worlds}: {cell}{finite}")
+            cells.append(f"{environments}: {cell}{finite}")
         top = speed.best(results[title])
         ratio = f"{port / top:.2g}x" if top else "-"
         lines.append(f"| {title} | {'; '.join(cells)} | {ratio} |")
