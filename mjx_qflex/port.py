@@ -115,9 +115,9 @@ def make_table(folder: Path) -> str:
     Raises:
       UserError: there is none.
     """
-    from mjx_qflex.porting import report
+    from mjx_qflex.reports import body
 
-    return report.table(folder)
+    return body.table(folder)
 
 
 def make_report(arguments: argparse.Namespace) -> tuple[str, bool]:
@@ -129,6 +129,7 @@ def make_report(arguments: argparse.Namespace) -> tuple[str, bool]:
       UserError: the body cannot be loaded.
     """
     from mjx_qflex.porting import library, report
+    from mjx_qflex.reports import body
 
     if arguments.output:
         files.check_output_folder(Path(arguments.output))
@@ -142,7 +143,7 @@ def make_report(arguments: argparse.Namespace) -> tuple[str, bool]:
         arguments.speed,
         arguments.tolerance,
     )
-    page = report.as_markdown(found)
+    page = body.as_markdown(found)
     if arguments.output:
         folder = Path(arguments.output)
         files.write(folder / f"{found['body']}.json", json.dumps(found, indent=1) + "\n")

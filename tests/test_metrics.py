@@ -186,22 +186,6 @@ def test_a_report_says_what_idleness_was(idle, said):
     assert assessment.reached(assessed) == "0 of 3 episodes reach the time limit"
 
 
-def test_the_report_quotes_a_committed_measurement_only(tmp_path, monkeypatch):
-    summary = write_run(tmp_path, 1.0, 2.0)
-    measured = tmp_path / "experiments" / "gpu"
-    monkeypatch.setattr(reporting, "MEASUREMENTS", measured)
-    reporting.write_report(tmp_path)
-    assert "Not measured" in (tmp_path / "report.md").read_text()
-    (measured / "t-qflex").mkdir(parents=True)
-    found = summary | {"device": "Big GPU", "steps_per_second": 123456.0}
-    (measured / "t-qflex" / "summary.json").write_text(json.dumps(found))
-    reporting.write_report(tmp_path)
-    report = (tmp_path / "report.md").read_text()
-    assert "Not measured" not in report
-    assert "Big GPU" in report
-    assert "123,456 steps/s" in report
-
-
 def signal_after(seconds):
     threading.Timer(seconds, signal.raise_signal, [signal.SIGTERM]).start()
 

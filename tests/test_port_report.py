@@ -6,7 +6,8 @@ import pytest
 from test_port_given import BALLS, FLOOR, load
 
 from mjx_qflex import port, resources
-from mjx_qflex.porting import given, report
+from mjx_qflex.porting import given
+from mjx_qflex.reports import body
 
 REPORTS = resources.package_folder().parent / "experiments" / "port"
 
@@ -56,6 +57,6 @@ def test_every_shortcoming_is_named_and_what_is_no_number_is_one():
 
 
 def test_reports_of_before_can_still_be_read():
-    assert len(report.table(REPORTS).splitlines()) >= 12
-    page = report.as_markdown(json.loads((REPORTS / "myo_legs.json").read_text()))
+    assert len(body.table(REPORTS).splitlines()) >= 12
+    page = body.as_markdown(json.loads((REPORTS / "myo_legs.json").read_text()))
     assert "50 steps with contacts" in page and "tolerance" not in page

@@ -207,9 +207,10 @@ def test_only_settings_that_differ_are_listed(tmp_path):
         write_run(tmp_path / "b", seed=1, sets=["algo.width=8", "loop.batch_size=16"]),
     ]
     expected = configs.load(folders[0])
-    assert comparison.differences(read(folders)) == {
-        "loop.batch_size": [expected.loop.batch_size, 16],
-        "algo.width": [expected.algo_config.width, 8],
+    found = comparison.differences([item.runs[0] for item in read(folders)])
+    assert found.T.to_dict("list") == {
+        "loop.batch_size": [str(expected.loop.batch_size), "16"],
+        "algo.width": [str(expected.algo_config.width), "8"],
     }
     tree, _ = make_page(tmp_path, folders)
     assert row_of(tree, "algo.width")[2] == "8"

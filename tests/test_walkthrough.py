@@ -1,4 +1,4 @@
-"""WORKSPACE.md's steps for adding a body and a task, followed to the letter."""
+"""docs/adding.md's steps for adding a body and a task, followed to the letter."""
 
 import importlib.util
 import re
@@ -13,7 +13,7 @@ import test_task_learning
 
 from mjx_qflex import port, presets, resources, tasks
 
-GUIDE = Path(__file__).parent.parent / "WORKSPACE.md"
+GUIDE = Path(__file__).parent.parent / "docs" / "adding.md"
 
 
 @pytest.fixture

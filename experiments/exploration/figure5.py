@@ -11,7 +11,7 @@ import numpy as np
 import study_runs as runs
 from figures import FLOW, by_problem, canvas, save, say, write_csv
 
-from mjx_qflex.reports.comparison import Group, Run
+from mjx_qflex.reports.comparison import Group, RecordedRun
 
 KEYS = {
     "algo.ascent_steps": "steps N of the ascent",
@@ -32,11 +32,11 @@ VARIANTS = [
 ]
 
 
-def final_return(run: Run) -> float:
+def final_return(run: RecordedRun) -> float:
     return run.final("return")
 
 
-def superiority(run: Run) -> float:
+def superiority(run: RecordedRun) -> float:
     return run.last("update/flow_superiority")
 
 

@@ -15,7 +15,7 @@ from mjx_qflex.reports.page import line_styles
 VARIANTS = (("qflex", ()), ("qflex", ("algo.euler_steps=0",)), ("crossq", ()))
 
 
-def final_return(run: comparison.Run) -> float:
+def final_return(run: comparison.RecordedRun) -> float:
     return run.final("return")
 
 

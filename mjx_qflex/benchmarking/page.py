@@ -1,15 +1,17 @@
 """Results as text: Markdown tables and a CSV of everything."""
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from mjx_qflex import files
 from mjx_qflex.benchmarking import cases, machine
 from mjx_qflex.benchmarking.comparisons import KINDS
 from mjx_qflex.errors import UserError
-from mjx_qflex.runner.metrics import duration, number
+from mjx_qflex.reports import templates
+from mjx_qflex.runner.metrics import number
 
 FILE_NAME = "results.json"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
@@ -22,43 +24,36 @@ RATES = {
     "added_transitions_per_s": "replay: added/s",
     "sampled_transitions_per_s": "sampled/s",
 }
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Returns a Markdown table."""
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+COMPARED = ("quantity", "ours", "peer", "peer's", "ours over peer's")
+SIZES = ["task", "algo", "num_envs", "batch_size", "updates_per_step"]
+COLUMNS = ["kind", *SIZES, "cores", "side", "quantity", "median", "low", "high", "repeats"]
 
 
 def as_markdown(results: Results) -> str:
     """Returns all tables of one file of results."""
-    lines = [f"    {results['command']}", "", _where(results), ""]
-    warnings = machine.warnings(results["quiet"])
-    lines += [f"**Not quiet:** {line}." for line in warnings]
-    if warnings:
-        lines.append("")
+    found = {}
     if results["cases"]:
-        sections = (_speeds, _shares, _updates, _roofline)
-        for section in sections:
-            lines += [*section(results), ""]
+        peaks = _peaks(results["peaks"])
+        found = {
+            "speeds": _table(results, _speed),
+            "shares": _table(results, _shares),
+            "updates": _updates(results),
+            "roofline": pd.DataFrame(
+                _roofline(case, part, peaks) for case in results["cases"] for part in case["flops"]
+            ),
+            "peaks": peaks,
+        }
     if results["comparisons"]:
-        lines += [*_comparisons(results["comparisons"]), ""]
-    return "\n".join(lines)
+        rows = [row for one in results["comparisons"] for row in _comparison(one)]
+        found["comparisons"] = pd.DataFrame(rows)
+    warnings = machine.warnings(results["quiet"])
+    return templates.render("benchmark.md", results=results, warnings=warnings, **found)
 
 
-def _where(results: Results) -> str:
-    machine, quiet = results["machine"], results["quiet"]
-    versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
-    device = "" if machine["platform"] == "cpu" else f"{machine['devices']} x {machine['device']}, "
-    return (
-        f"{results['created']}, {duration(quiet['seconds'])}; {device}{machine['cores']} cores of "
-        f"{machine['cpu']}, {machine['memory_gib']:.0f} GiB; load average before: "
-        f"{quiet['load_average_before']:.2f}, cores used by others meanwhile: "
-        f"{quiet['cores_used_by_others']:.2f}, stolen by the host: "
-        f"{quiet['cores_stolen_by_the_host']:.2f}. Python {machine['python']}, {versions}; commit "
-        f"{machine['commit']}. Medians of {results['budget']['repeats']} rounds; in brackets the "
-        "lowest and highest."
-    )
+def _table(results: Results, row: Callable[[dict[str, Any]], dict[str, Any]]) -> pd.DataFrame:
+    """Returns the table with a row of each case; a share is called `task`, too."""
+    columns = (pd.DataFrame(map(of, results["cases"])) for of in (_named, row))
+    return pd.concat(list(columns), axis=1)
 
 
 def _with_range(values: dict[str, float]) -> str:
@@ -66,73 +61,53 @@ def _with_range(values: dict[str, float]) -> str:
     return f"{number(values['median'])} ({low} to {high})"
 
 
-def _named(case: dict[str, Any]) -> list[str]:
-    return [f"`{case['task']}`", case["algo"], f"{case['num_envs']:,}"]
+def _named(case: dict[str, Any]) -> dict[str, str]:
+    names = {"task": f"`{case['task']}`", "algorithm": case["algo"]}
+    return names | {"environments": f"{case['num_envs']:,}"}
 
 
-NAMED = ("task", "algorithm", "environments")
+def _updates_a_step(case: dict[str, Any]) -> dict[str, str]:
+    return {"updates a step": f"{case['updates_per_step']} of {case['batch_size']:,}"}
 
 
-def _speeds(results: Results) -> list[str]:
-    header = [*NAMED, "updates a step", *RATES.values(), "act on one (ms)", "peak GiB", "compile s"]
-    rows = []
-    for case in results["cases"]:
-        rates = [_with_range(case[name]) if name in case else "-" for name in RATES]
-        latency = {k: 1e3 * case["acting_latency_s"][k] for k in ("median", "low", "high")}
-        compiled = sum(case["compile_seconds"][name] for name in ("init", "epoch"))
-        updates = f"{case['updates_per_step']} of {case['batch_size']:,}"
-        rest = [_with_range(latency), f"{case['peak_memory_gib']:.2f}", f"{compiled:.1f}"]
-        rows.append([*_named(case), updates, *rates, *rest])
-    return table(header, rows)
+def _speed(case: dict[str, Any]) -> dict[str, str]:
+    latency = {k: 1e3 * case["acting_latency_s"][k] for k in ("median", "low", "high")}
+    compiled = sum(case["compile_seconds"][name] for name in ("init", "epoch"))
+    return {
+        **_updates_a_step(case),
+        **{t: _with_range(case[name]) if name in case else "-" for name, t in RATES.items()},
+        "act on one (ms)": _with_range(latency),
+        "peak GiB": f"{case['peak_memory_gib']:.2f}",
+        "compile s": f"{compiled:.1f}",
+    }
 
 
-def _shares(results: Results) -> list[str]:
-    rows = [
-        [
-            *_named(case),
-            *(f"{100 * case['shares'][name]:.1f}%" for name in cases.SHARES),
-            f"{case['parts_over_step']:.2f}",
-        ]
-        for case in results["cases"]
-    ]
-    intro = (
-        'Shares of the training step. Each part is timed by itself; "rest" is what the whole step '
-        "takes besides, and where the parts come to more than the step (last column above 1) "
-        "shares are of their sum."
-    )
-    return [intro, "", *table((*NAMED, *cases.SHARES, "parts over step"), rows)]
+def _shares(case: dict[str, Any]) -> dict[str, str]:
+    found = {name: f"{100 * case['shares'][name]:.1f}%" for name in cases.SHARES}
+    return found | {"parts over step": f"{case['parts_over_step']:.2f}"}
 
 
-def _updates(results: Results) -> list[str]:
-    batches = sorted({int(b) for case in results["cases"] for b in case["updates_per_s"]})
-    rows = []
-    for case in results["cases"]:
-        found = case["updates_per_s"]
-        cells = [_with_range(found[str(b)]) if str(b) in found else "-" for b in batches]
-        rows.append([*_named(case), f"{case['width']:,}", *cells])
-    header = [*NAMED, "width", *(f"updates/s, batch {batch:,}" for batch in batches)]
-    return table(header, rows)
+def _updates(results: Results) -> pd.DataFrame:
+    rates = pd.DataFrame([case["updates_per_s"] for case in results["cases"]])
+    rates = rates.map(_with_range, na_action="ignore").fillna("-")
+    rates = rates[sorted(rates, key=int)]
+    rates.columns = [f"updates/s, batch {int(batch):,}" for batch in rates]
+    named = _table(results, lambda case: {"width": f"{case['width']:,}"})
+    return pd.concat([named, rates], axis=1)
 
 
-def _roofline(results: Results) -> list[str]:
-    peaks = _peaks(results["peaks"])
-    rows = []
-    for case in results["cases"]:
-        for part, flops in case["flops"].items():
-            seconds = case["parts_s"][part]
-            rate = 1e-12 * flops["products"] / seconds
-            rows.append(
-                [
-                    *_named(case), part, number(1e-9 * flops["products"]),
-                    number(1e-9 * flops["others"]), number(1e3 * seconds), number(rate),
-                    *(f"{100 * rate / peak:.1f}%" for peak in peaks.values()),
-                ]
-            )  # fmt: skip
-    titles = ("part", "GFLOP in products", "in others", "ms", "TFLOP/s in products")
-    given = ", ".join(f"{name} {number(peak)}" for name, peak in peaks.items())
-    intro = f"Roofline of a vector step's parts. Peaks (TFLOP/s): {given}."
-    header = (*NAMED, *titles, *(f"of {name}" for name in peaks))
-    return [intro, "", *table(header, rows)]
+def _roofline(case: dict[str, Any], part: str, peaks: dict[str, float]) -> dict[str, str]:
+    flops, seconds = case["flops"][part], case["parts_s"][part]
+    rate = 1e-12 * flops["products"] / seconds
+    return {
+        **_named(case),
+        "part": part,
+        "GFLOP in products": number(1e-9 * flops["products"]),
+        "in others": number(1e-9 * flops["others"]),
+        "ms": number(1e3 * seconds),
+        "TFLOP/s in products": number(rate),
+        **{f"of {name}": f"{100 * rate / peak:.1f}%" for name, peak in peaks.items()},
+    }
 
 
 def _peaks(peaks: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -147,49 +122,39 @@ def _peaks(peaks: dict[str, dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def _comparisons(found: Sequence[dict[str, Any]]) -> list[str]:
-    header = ("what", *NAMED, "updates a step", "cores", "quantity", "ours", "peer", "peer's")
-    rows = []
-    for one in found:
-        kind = KINDS[one["kind"]]
-        start = [
-            one["title"], *_named(one), f"{one['updates_per_step']} of {one['batch_size']:,}",
-            str(one["cores"] or "all"),
-        ]  # fmt: skip
-        for peer, quantities in one["ratios"].items():
-            for quantity, ratio in quantities.items():
-                if one["kind"] in ("brax", "host") and quantity == "updates/s":
-                    continue  # the same ratio again: updates per transition are equal
-                mine, theirs = (
-                    number(one["sides"][side]["rates"][quantity]["median"])
-                    for side in (kind.ours, peer)
-                )
-                times = f"**{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f})"
-                rows.append([*start, quantity, mine, kind.peers[peer], theirs, times])
-        for side, reason in one["failed"].items():
-            rows.append([*start, "-", "-", kind.peers.get(side, "ours"), reason, "-"])
-    return table((*header, "ours over peer's"), rows)
+def _comparison(one: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """Yields a row for each quantity of each peer, and one for each side that failed."""
+    kind = KINDS[one["kind"]]
+    start = {"what": one["title"], **_named(one), **_updates_a_step(one)}
+    start |= {"cores": str(one["cores"] or "all")}
+    for peer, quantities in one["ratios"].items():
+        for quantity, ratio in quantities.items():
+            if one["kind"] in ("brax", "host") and quantity == "updates/s":
+                continue  # the same ratio again: updates per transition are equal
+            mine, theirs = (
+                number(one["sides"][side]["rates"][quantity]["median"])
+                for side in (kind.ours, peer)
+            )
+            times = f"**{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f})"
+            cells = (quantity, mine, kind.peers[peer], theirs, times)
+            yield start | dict(zip(COMPARED, cells, strict=True))
+    for side, reason in one["failed"].items():
+        failed = ("-", "-", kind.peers.get(side, "ours"), reason, "-")
+        yield start | dict(zip(COMPARED, failed, strict=True))
 
 
 def write_csv(results: Results, path: Path) -> None:
     """Writes every measured quantity as a row."""
-    columns = [
-        "kind", "task", "algo", "num_envs", "batch_size", "updates_per_step", "cores", "side",
-        "quantity", "median", "low", "high", "repeats",
-    ]  # fmt: skip
-    with files.beside(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for row in rows_of(results):
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    table = pd.DataFrame(rows_of(results), columns=COLUMNS).convert_dtypes(convert_floating=False)
+    with files.beside(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def rows_of(results: Results) -> list[dict[str, Any]]:
     """Returns every measured quantity with what it was measured on."""
-    sizes = ("task", "algo", "num_envs", "batch_size", "updates_per_step")
     rows = []
     for case in results["cases"]:
-        start = {"kind": "case", **{name: case[name] for name in sizes}, "side": "ours"}
+        start = {"kind": "case", **{name: case[name] for name in SIZES}, "side": "ours"}
         for name in (*RATES, "acting_latency_s"):
             if name in case:
                 rows.append({**start, "quantity": name, **case[name]})
@@ -200,7 +165,7 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
         rows.append({**start, "quantity": "peak GiB", "median": case["peak_memory_gib"]})
     for one in results["comparisons"]:
         start = {
-            "kind": one["kind"], **{name: one[name] for name in sizes}, "cores": one["cores"]
+            "kind": one["kind"], **{name: one[name] for name in SIZES}, "cores": one["cores"]
         }  # fmt: skip
         for side, found in one["sides"].items():
             for quantity, rate in found["rates"].items():

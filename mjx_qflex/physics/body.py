@@ -121,22 +121,10 @@ class PortedBody:
     def body_names(self) -> tuple[str, ...]:
         return self.tree.body_names
 
-    @property
-    def total_mass(self) -> float:
-        """Mass of all that moves, kg."""
-        return float(self.tree.mass.sum())
-
     def qpos_index(self, joint: str) -> int | slice:
         """Place of a joint in `qpos`: an index, or the slice of a free joint's seven numbers."""
-        return self._place(joint, 7)
-
-    def qvel_index(self, joint: str) -> int | slice:
-        """Place of a joint in `qvel`: an index, or the slice of a free joint's six numbers."""
-        return self._place(joint, 6)
-
-    def _place(self, joint: str, width: int) -> int | slice:
         i, free = self.joint_names.index(joint), self.tree.num_free
-        return slice(width * i, width * (i + 1)) if i < free else width * free + i - free
+        return slice(7 * i, 7 * (i + 1)) if i < free else 7 * free + i - free
 
     def body_index(self, body: str) -> int:
         return self.body_names.index(body)

@@ -3,18 +3,17 @@
 Configs are read as plain JSON here, so that runs of other versions can be compared too.
 """
 
-import dataclasses
-import itertools
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mjx_qflex import config as configs
 from mjx_qflex.errors import UserError
@@ -32,12 +31,12 @@ Settings = dict[str, Any]  # values by the keys of `--set`
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """What a run folder holds; what is missing or broken is None or empty, and noted."""
 
     folder: Path
     settings: Settings | None
-    rows: list[metrics.Row]
+    rows: pd.DataFrame  # of metrics.csv
     policies: dict[str, dict[str, Any]]  # of evaluation.json, the trained one among them
     device: str
     notes: tuple[str, ...]
@@ -62,8 +61,7 @@ class Run:
 
     def series(self, quantity: str, x: str = "transitions") -> np.ndarray:
         """Returns the points `[N, 2]` of a column over another, without gaps."""
-        points = [(row.get(x, math.nan), row.get(quantity, math.nan)) for row in self.rows]
-        points = np.asarray(points, np.float64).reshape(-1, 2)
+        points = self.rows.reindex(columns=[x, quantity]).to_numpy(np.float64)
         return points[np.isfinite(points).all(axis=1)]
 
     def last(self, quantity: str) -> float:
@@ -95,26 +93,26 @@ class Group:
 
     name: str
     problem: str
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
 
     @property
     def settings(self) -> Settings:
         return self.runs[0].settings or {}
 
-    def estimate(self, of: Callable[[Run], float], statistic: str) -> Estimate:
+    def estimate(self, of: Callable[[RecordedRun], float], statistic: str) -> Estimate:
         """Estimates a number of the runs; those that do not have it are left out."""
         values = self.values(of)
         if not len(values):
             return Estimate(math.nan, math.nan, math.nan)
         return statistics.over_seeds(values, statistic)
 
-    def values(self, of: Callable[[Run], float]) -> np.ndarray:
+    def values(self, of: Callable[[RecordedRun], float]) -> np.ndarray:
         """Returns a number of each run `[S]`, those that do not have it left out."""
         values = np.asarray([of(run) for run in self.runs])
         return values[np.isfinite(values)]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RecordedRun:
     """Reads a run folder as far as it can be read.
 
     Raises:
@@ -137,7 +135,7 @@ def read_run(folder: Path) -> Run:
         notes.append(f"{video.name} is empty")
     if rows and not (folder / metrics.FILE_NAME).read_bytes().endswith(b"\n"):
         notes.append(f"{metrics.FILE_NAME} ends within a line")
-    return Run(folder, settings, rows or [], policies or {}, device, tuple(notes))
+    return RecordedRun(folder, settings, pd.DataFrame(rows), policies or {}, device, tuple(notes))
 
 
 def _read(path: Path, parse: Callable[[Path], Any], notes: list[str]) -> Any:
@@ -156,11 +154,10 @@ def _read(path: Path, parse: Callable[[Path], Any], notes: list[str]) -> Any:
 def _settings(path: Path) -> Settings:
     data = json.loads(path.read_text())
     groups = {field: name for name, field in configs.GROUPS.items()}
-    settings = {}
+    settings: Settings = {}
     for name, value in data.items():
         if isinstance(value, dict):
-            prefix = groups.get(name, name)
-            settings |= {f"{prefix}.{key}": item for key, item in value.items()}
+            settings |= {f"{groups.get(name, name)}.{key}": item for key, item in value.items()}
         else:
             settings[name] = value
     if not {"task", "algo", "seed"} <= set(settings):
@@ -191,36 +188,33 @@ def _device(path: Path) -> str:
     return str(json.loads(path.read_text())["device"])
 
 
-def group(runs: list[Run]) -> list[Group]:
+def group(runs: list[RecordedRun]) -> list[Group]:
     """Groups runs that differ only in their seed; one without a config stays alone."""
-    members: dict[str, list[Run]] = {}
+    members: dict[str, list[RecordedRun]] = {}
     for run in runs:
         members.setdefault(_identity(run), []).append(run)
-    alike = [
-        Group("", task_name(found[0]), tuple(sorted(found, key=lambda run: run.seed or 0)))
-        for found in members.values()
-    ]
-    problems = _name_apart(alike, task_name, "task.", fewest=None)
-    alike = [
-        dataclasses.replace(item, problem=name) for item, name in zip(alike, problems, strict=True)
-    ]
-    names = list(alike)
-    for problem in dict.fromkeys(problems):
-        places = [place for place, item in enumerate(alike) if item.problem == problem]
-        found = _name_apart([alike[place] for place in places], _algo, "", LABEL_KEYS)
-        for place, name in zip(places, found, strict=True):
-            names[place] = dataclasses.replace(alike[place], name=name)
-    return _numbered(names)
+    alike = [tuple(sorted(found, key=lambda run: run.seed or 0)) for found in members.values()]
+    first = [found[0] for found in alike]
+    problems = _name_apart(first, [(task_name(run),) for run in first], "task.", fewest=None)
+    algos = zip(problems, map(_algo, first), strict=True)
+    names = _name_apart(first, list(algos), "", LABEL_KEYS)
+    seen: Counter[Hashable] = Counter()
+    groups = []
+    for name, problem, found in zip(names, problems, alike, strict=True):
+        seen[problem, name] += 1  # runs without a config, in folders of one name
+        times = seen[problem, name]
+        groups.append(Group(name if times == 1 else f"{name} ({times})", problem, found))
+    return groups
 
 
-def _identity(run: Run) -> str:
+def _identity(run: RecordedRun) -> str:
     if run.settings is None:
         return f"folder {run.folder}"
     compared = {key: value for key, value in run.settings.items() if key not in NOT_COMPARED}
     return json.dumps(compared, sort_keys=True)
 
 
-def folder_names(runs: Sequence[Run]) -> dict[Path, str]:
+def folder_names(runs: Sequence[RecordedRun]) -> dict[Path, str]:
     """Returns each run's folder as it is called from where all of them lie.
 
     In the folder of a sweep many runs are called `s0`; only the folders above tell them apart.
@@ -230,54 +224,37 @@ def folder_names(runs: Sequence[Run]) -> dict[Path, str]:
     return {given: folder.relative_to(top).as_posix() for given, folder in folders.items()}
 
 
-def task_name(run: Run) -> str:
+def task_name(run: RecordedRun) -> str:
     """Returns the task, in words where no config tells it."""
     return "runs without a config" if run.settings is None else str(run.settings["task"])
 
 
-def _algo(run: Run) -> str:
+def _algo(run: RecordedRun) -> str:
     return run.name if run.settings is None else str(run.settings["algo"])
 
 
 def _name_apart(
-    groups: list[Group], base: Callable[[Run], str], prefix: str, fewest: int | None
+    runs: Sequence[RecordedRun], own: Sequence[tuple[str, ...]], prefix: str, fewest: int | None
 ) -> list[str]:
-    """Names groups by `base` and the options that differ between groups of one base.
+    """Names runs by the end of `own` and the options that differ between runs of the same `own`.
 
     Of these options a name spells out the first ones, as many as tell it from the others but no
     less than `fewest`; None: all.
     """
-    bases = [base(item.runs[0]) for item in groups]
     names = []
-    for item, own in zip(groups, bases, strict=True):
-        rivals = [other for other, name in zip(groups, bases, strict=True) if name == own]
-        keys = [key for key in differences(rivals) if key.startswith(prefix)]
-        alike = [_first_agreeing(item, other, keys) for other in rivals if other is not item]
-        spelled = keys if fewest is None else keys[: max([fewest, *(n + 1 for n in alike)])]
-        words = [f"{key}={text(item.settings.get(key, ABSENT))}" for key in spelled]
-        names.append(", ".join([own, *words, *(["…"] if spelled != keys else [])]))
+    for run, base in zip(runs, own, strict=True):
+        rivals = [other for other, name in zip(runs, own, strict=True) if name == base]
+        table = differences(rivals)
+        table = table[table.index.str.startswith(prefix)]
+        mine = table.pop(rivals.index(run))
+        agreeing = table.eq(mine, axis=0).cummin().sum().max() if len(rivals) > 1 else 0
+        spelled = mine if fewest is None else mine[: max(fewest, agreeing + 1)]
+        words = [f"{key}={value}" for key, value in spelled.items()]
+        names.append(", ".join([base[-1], *words, *["…"][: len(mine) - len(spelled)]]))
     return names
 
 
-def _first_agreeing(one: Group, other: Group, keys: list[str]) -> int:
-    """Counts the options before the first one in which two groups differ."""
-    same = (one.settings.get(key, ABSENT) == other.settings.get(key, ABSENT) for key in keys)
-    return len(list(itertools.takewhile(bool, same)))
-
-
-def _numbered(groups: list[Group]) -> list[Group]:
-    """Tells groups of one name apart: runs without a config, in folders of one name."""
-    seen: dict[tuple[str, str], int] = {}
-    numbered = []
-    for item in groups:
-        key = (item.problem, item.name)
-        seen[key] = seen.get(key, 0) + 1
-        name = item.name if seen[key] == 1 else f"{item.name} ({seen[key]})"
-        numbered.append(dataclasses.replace(item, name=name))
-    return numbered
-
-
-def notes(runs: list[Run], groups: list[Group]) -> list[str]:
+def notes(runs: list[RecordedRun], groups: list[Group]) -> list[str]:
     """Returns a line on each run with missing or broken files, and on each seed there twice."""
     lines = [f"{run.folder}: {'; '.join(run.notes)}" for run in runs if run.notes]
     for item in groups:
@@ -303,16 +280,15 @@ def improvement(first: list[Group], second: list[Group]) -> Estimate:
     return statistics.probability_of_improvement(*scores)
 
 
-def differences(groups: list[Group]) -> dict[str, list[Any]]:
-    """Returns the values, one a group, of the settings in which groups differ."""
-    known = [item for item in groups if item.settings]
-    keys = dict.fromkeys(key for item in known for key in item.settings)
-    table = {}
-    for key in keys:
-        values = [item.settings.get(key, ABSENT) for item in known]
-        if key not in NOT_COMPARED and any(value != values[0] for value in values):
-            table[key] = [item.settings.get(key, ABSENT) for item in groups]
-    return table
+def differences(runs: Sequence[RecordedRun], names: list[str] | None = None) -> pd.DataFrame:
+    """Returns the settings that differ, as `--set` takes them: a row each, a column a run.
+
+    Columns are called `names`, by default numbered.
+    """
+    settings = [{key: text(x) for key, x in (run.settings or {}).items()} for run in runs]
+    table = pd.DataFrame(settings, index=names).drop(columns=[*NOT_COMPARED], errors="ignore").T
+    known = table.loc[:, [bool(found) for found in settings]].fillna(ABSENT)
+    return table.fillna(ABSENT).loc[known.nunique(axis=1) > 1]
 
 
 def text(value: Any) -> str:

@@ -2,25 +2,26 @@
 
 import base64
 import functools
-import html
 import io
 import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import matplotlib
+import pandas as pd
+from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from mjx_qflex import files
-from mjx_qflex.reports import comparison
-from mjx_qflex.reports.comparison import Group, Run
+from mjx_qflex.reports import comparison, templates
+from mjx_qflex.reports.comparison import Group, RecordedRun
 from mjx_qflex.reports.statistics import Estimate
 from mjx_qflex.runner.metrics import duration, number
 
@@ -37,38 +38,12 @@ QUANTITIES = {
 }
 X_AXES = {"transitions": "transitions", "seconds": "seconds of training"}
 STATISTIC_NAMES = {"mean": "mean", "iqm": "interquartile mean"}
-UNFOLDED_ROWS = 12  # of a table of settings; a longer one waits for a click
 EMBEDDED_BYTES = 4 * 2**20  # of a video; larger ones are linked
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2126; --faint: #667; --paper: #fff; --line: #d5d9df;
-  --band: #f4f6f8; --warn: #9a4b00; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --faint: #9aa3ae; --paper: #15181c;
-  --line: #383e46; --band: #1d2127; --warn: #ffb366; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 76rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: 0.4rem 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 0.4rem; }
-details { margin: 1.2rem 0; } summary { font-weight: 600; cursor: pointer; margin-bottom: 0.3rem; }
-p { max-width: 48rem; } .faint { color: var(--faint); font-size: 0.9rem; }
-.notes { color: var(--warn); } .notes li { overflow-wrap: anywhere; }
-.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
-  gap: 0.8rem; }
-.curves svg { width: 100%; height: auto; max-width: 38rem; }
-figure { margin: 0; } figcaption { font-size: 0.95rem; font-weight: 600; }
-.legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; margin: 0.4rem 0; padding: 0;
-  list-style: none; }
-.swatch { display: inline-block; width: 1.5rem; margin-right: 0.4rem; vertical-align: middle; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.92rem; }
-th, td { padding: 0.3rem 0.8rem; text-align: right; border-bottom: 1px solid var(--line);
-  white-space: nowrap; font-variant-numeric: tabular-nums; }
-th { background: var(--band); font-weight: 600; }
-th:first-child, td:first-child { text-align: left; }
-.videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr));
-  gap: 1rem; } video { width: 100%; border-radius: 4px; background: #000; }
-"""
 
-
-def write(runs: list[Run], groups: list[Group], output: Path, x: str, statistic: str) -> None:
+def write(
+    runs: list[RecordedRun], groups: list[Group], output: Path, x: str, statistic: str
+) -> None:
     """Writes the page on `runs`, whole or not at all.
 
     Args:
@@ -81,54 +56,42 @@ def write(runs: list[Run], groups: list[Group], output: Path, x: str, statistic:
     files.write(output, render(runs, groups, output.parent, x, statistic))
 
 
-def render(runs: list[Run], groups: list[Group], folder: Path, x: str, statistic: str) -> str:
+def render(
+    runs: list[RecordedRun], groups: list[Group], folder: Path, x: str, statistic: str
+) -> str:
     """Returns the page as text; `folder` is where it will lie."""
     styles = line_styles(item.name for item in groups)
     problems: dict[str, list[Group]] = {}
     for item in groups:
         problems.setdefault(item.problem, []).append(item)
     tasks = dict.fromkeys(comparison.task_name(item.runs[0]) for item in groups)
-    title = f"{_count(len(runs), 'run')} of {', '.join(tasks)}"
-    folder_names = comparison.folder_names(runs)
-    parts = [
-        f"<h1>{_escape(title)}</h1>",
-        _explanation(statistic),
-        _notes(comparison.notes(runs, groups)),
-        *(_problem(name, found, styles, x, statistic) for name, found in problems.items()),
-        _overall(problems),
-        _between_problems(problems),
-        _each_run(groups, folder_names),
-        _videos(groups, folder_names, folder),
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
-        f"<title>{_escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n"
+    names = comparison.folder_names(runs)
+    members = [(names[run.folder], item.name, run) for item in groups for run in item.runs]
+    return templates.render(
+        "comparison.html",
+        title=f"{templates.count(len(runs), 'run')} of {', '.join(tasks)}",
+        statistic=STATISTIC_NAMES[statistic],
+        notes=comparison.notes(runs, groups),
+        styles=styles,
+        problems=[
+            {
+                "name": name,
+                "groups": found,
+                "curves": {
+                    caption: draw(found, styles, quantity, x, statistic)
+                    for quantity, caption in QUANTITIES.items()
+                },
+                "results": pd.DataFrame([_result(item, statistic) for item in found]),
+                "improvements": _improvements({item.name: [item] for item in found}),
+                "differences": _differences(found, [item.name for item in found]),
+            }
+            for name, found in problems.items()
+        ],
+        improvements_overall=_overall(problems),
+        differences_between=_between(problems),
+        each_run=pd.DataFrame([_row(*member) for member in members]),
+        videos=[_video(*member, folder) for member in members if member[-1].video],
     )
-
-
-def _escape(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _count(of: int, what: str) -> str:
-    return f"{of} {what}" if of == 1 else f"{of} {what}s"
-
-
-def _explanation(statistic: str) -> str:
-    return (
-        '<p class="faint">Runs that differ only in their seed form a group. Thick lines and tables '
-        f"show the {STATISTIC_NAMES[statistic]} over its seeds, bands and brackets its 95% "
-        "bootstrap interval, thin lines single seeds. With fewer than some ten seeds such an "
-        "interval is narrower than it claims to be; one seed has none.</p>"
-    )
-
-
-def _notes(lines: list[str]) -> str:
-    items = "".join(f"<li>{_escape(line)}</li>" for line in lines)
-    return f'<ul class="notes">{items}</ul>' if items else ""
 
 
 class LineStyle(NamedTuple):
@@ -142,33 +105,6 @@ def line_styles(names: Iterable[Any]) -> dict[Any, LineStyle]:
     """Returns a style for each name, of which the first 30 differ: colours first, then lines."""
     styles = [LineStyle(colour, line) for line in LINES for colour in COLOURS]
     return dict(zip(dict.fromkeys(names), itertools.cycle(styles), strict=False))
-
-
-def _problem(
-    name: str, groups: list[Group], styles: dict[str, LineStyle], x: str, statistic: str
-) -> str:
-    key = "".join(
-        f'<li><span class="swatch" style="border-top: 0.25rem {style.line} {style.colour}">'
-        f"</span>{_escape(item.name)} ({_count(len(item.runs), 'seed')})</li>"
-        for item in groups
-        for style in [styles[item.name]]
-    )
-    figures = []
-    for quantity, caption in QUANTITIES.items():
-        drawing = draw(groups, styles, quantity, x, statistic)
-        if drawing:
-            caption = f"{caption[0].upper()}{caption[1:]}"
-            figures.append(f"<figure><figcaption>{caption}</figcaption>{drawing}</figure>")
-    return "\n".join(
-        [
-            f"<h2>{_escape(name)}</h2>",
-            f'<ul class="legend">{key}</ul>',
-            f'<div class="curves">{"".join(figures)}</div>',
-            _results(groups, statistic),
-            _improvements(name, {item.name: [item] for item in groups}),
-            _differences(groups),
-        ]
-    )
 
 
 def draw(
@@ -204,7 +140,7 @@ def draw(
     return _svg(figure, re.sub(r"\W+", "-", identity), f"{QUANTITIES[quantity]} over {x}")
 
 
-def _svg(figure: Figure, prefix: str, label: str) -> str:
+def _svg(figure: Figure, prefix: str, label: str) -> Markup:
     """Returns a figure as an element of a page: ids of its own, the page's colour and fonts."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -214,73 +150,52 @@ def _svg(figure: Figure, prefix: str, label: str) -> str:
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 system-ui, sans-serif", text)
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    return text.replace("<svg", f'<svg role="img" aria-label="{_escape(label)}"', 1)
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
-def _table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    def line(cells: Iterable[Any], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{_escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+def _result(item: Group, statistic: str) -> dict[str, Any]:
+    """Returns a group's row of the table of results."""
 
-    body = "".join(line(row, "td") for row in rows)
-    head = line(header, "th")
-    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+    def over(of: str, take: str = "median") -> float:
+        return float(item.estimate(lambda run: getattr(run, take)(of), statistic).value)
 
+    def final(quantity: str) -> str:
+        return interval_text(item.estimate(lambda run: run.final(quantity), statistic))
 
-def _results(groups: list[Group], statistic: str) -> str:
-    header = (
-        "final result", "seeds", "return [95%]", "length [95%], steps", "steps/s", "updates/s",
-        "transitions", "training time",
-    )  # fmt: skip
-    return _table(header, (_result(item, statistic) for item in groups))
-
-
-def _result(item: Group, statistic: str) -> list[Any]:
-    def over(of: Callable[[Run], float]) -> float:
-        return float(item.estimate(of, statistic).value)
-
-    seconds = over(lambda run: run.last("seconds"))
-    return [
-        item.name,
-        len({run.seed for run in item.runs}),
-        interval_text(item.estimate(lambda run: run.final("return"), statistic)),
-        interval_text(item.estimate(lambda run: run.final("length"), statistic)),
-        number(over(lambda run: run.median("steps_per_second"))),
-        number(over(lambda run: run.median("updates_per_second"))),
-        _range([run.last("transitions") for run in item.runs]),
-        duration(seconds) if math.isfinite(seconds) else "-",
-    ]
+    seconds = over("seconds", "last")
+    return {
+        "final result": item.name,
+        "seeds": len({run.seed for run in item.runs}),
+        "return [95%]": final("return"),
+        "length [95%], steps": final("length"),
+        "steps/s": number(over("steps_per_second")),
+        "updates/s": number(over("updates_per_second")),
+        "transitions": _range([run.last("transitions") for run in item.runs]),
+        "training time": duration(seconds) if math.isfinite(seconds) else "-",
+    }
 
 
-def _improvements(of: str, groups: dict[str, list[Group]]) -> str:
+def _improvements(groups: dict[str, list[Group]]) -> pd.DataFrame | None:
     """Returns a table of each against each; `groups` by name, one a problem in the same order."""
     if len(groups) < 2:
-        return ""
-    rows = (
-        [
-            name,
-            *(
-                comparison.ABSENT
-                if other == name
-                else interval_text(comparison.improvement(mine, theirs))
-                for other, theirs in groups.items()
-            ),
+        return None
+    cells = {
+        other: [
+            comparison.ABSENT if other == name else interval_text(comparison.improvement(mine, x))
+            for name, mine in groups.items()
         ]
-        for name, mine in groups.items()
-    )
-    return (
-        "<details><summary>Probability that a run of the row ends above one of the column: "
-        f"{_escape(of)}</summary>{_table(('probability [95%]', *groups), rows)}</details>"
-    )
+        for other, x in groups.items()
+    }
+    return pd.DataFrame({"probability [95%]": list(groups), **cells})
 
 
-def _overall(problems: dict[str, list[Group]]) -> str:
+def _overall(problems: dict[str, list[Group]]) -> pd.DataFrame | None:
     """Returns the same over all problems, of the names that are in each of them."""
     if len(problems) < 2:
-        return ""
+        return None
     by_name = [{item.name: item for item in found} for found in problems.values()]
     common = [name for name in by_name[0] if all(name in found for found in by_name)]
-    groups = {name: [found[name] for found in by_name] for name in common}
-    return _improvements(f"mean of {_count(len(problems), 'task')}", groups)
+    return _improvements({name: [found[name] for found in by_name] for name in common})
 
 
 def interval_text(estimate: Estimate) -> str:
@@ -293,79 +208,55 @@ def interval_text(estimate: Estimate) -> str:
 
 def _range(values: list[float]) -> str:
     known = sorted({value for value in values if math.isfinite(value)})
-    if not known:
-        return "-"
-    return f"{known[0]:,.0f}" if len(known) == 1 else f"{known[0]:,.0f} to {known[-1]:,.0f}"
-
-
-def _differences(groups: list[Group]) -> str:
-    table = comparison.differences(groups)
-    return _settings_table(table, [item.name for item in groups])
-
-
-def _between_problems(problems: dict[str, list[Group]]) -> str:
-    """Returns what differs from problem to problem, and in none of them from group to group."""
-    table = comparison.differences([found[0] for found in problems.values()])
-    within = {key for found in problems.values() for key in comparison.differences(found)}
-    table = {key: values for key, values in table.items() if key not in within}
-    return _settings_table(table, list(problems))
-
-
-def _settings_table(table: dict[str, list[Any]], names: list[str]) -> str:
-    if not table:
-        return ""
-    rows = ([key, *map(comparison.text, values)] for key, values in table.items())
-    state = ' open=""' if len(table) <= UNFOLDED_ROWS else ""
     return (
-        f"<details{state}><summary>Where the configurations differ "
-        f"({_count(len(table), 'setting')})</summary>{_table(('setting', *names), rows)}</details>"
+        " to ".join(f"{value:,.0f}" for value in dict.fromkeys((known[0], known[-1])))
+        if known
+        else "-"
     )
 
 
-def _each_run(groups: list[Group], folder_names: dict[Path, str]) -> str:
-    header = (
-        "run", "group", "seed", "return", "length, steps", "measured in", "transitions", "device"
-    )  # fmt: skip
-    rows = (
-        (
-            folder_names[run.folder],
-            item.name,
-            comparison.ABSENT if run.seed is None else run.seed,
-            number(run.final("return")),
-            number(run.final("length")),
-            _source(run),
-            _range([run.last("transitions")]),
-            run.device or comparison.ABSENT,
-        )
-        for item in groups
-        for run in item.runs
-    )
-    return "<h2>Each run</h2>" + _table(header, rows)
+def _differences(groups: Sequence[Group], names: list[str]) -> pd.DataFrame:
+    table = comparison.differences([item.runs[0] for item in groups], names)
+    return table.rename_axis("setting").reset_index()
 
 
-def _source(run: Run) -> str:
+def _between(problems: dict[str, list[Group]]) -> pd.DataFrame:
+    """Returns what differs from problem to problem, and in none of them from group to group."""
+    table = _differences([found[0] for found in problems.values()], list(problems))
+    within = [
+        _differences(found, [item.name for item in found]).setting for found in problems.values()
+    ]
+    return table.loc[~table.setting.isin(pd.concat(within))]
+
+
+def _row(folder: str, group: str, run: RecordedRun) -> dict[str, Any]:
+    """Returns a run's row of the table of all runs."""
+    return {
+        "run": folder,
+        "group": group,
+        "seed": comparison.ABSENT if run.seed is None else run.seed,
+        "return": number(run.final("return")),
+        "length, steps": number(run.final("length")),
+        "measured in": _source(run),
+        "transitions": _range([run.last("transitions")]),
+        "device": run.device or comparison.ABSENT,
+    }
+
+
+def _source(run: RecordedRun) -> str:
     """Returns where a run's final numbers come from."""
     if run.policy is not None:
         episodes = run.policy.get("returns", ())
-        return f"{_count(len(episodes), 'episode')} at the end" if episodes else "the end"
+        return f"{templates.count(len(episodes), 'episode')} at the end" if episodes else "the end"
     evaluated = math.isfinite(run.last("evaluation/return"))
     return "the last evaluation" if evaluated else "the last training episodes"
 
 
-def _videos(groups: list[Group], folder_names: dict[Path, str], folder: Path) -> str:
-    figures = [
-        f"<figure>{_video(run.video, folder)}<figcaption>{_escape(item.name)}, "
-        f"{_escape(folder_names[run.folder])}</figcaption></figure>"
-        for item in groups
-        for run in item.runs
-        if run.video is not None
-    ]
-    return f'<h2>Videos</h2><div class="videos">{"".join(figures)}</div>' if figures else ""
-
-
-def _video(path: Path, folder: Path) -> str:
+def _video(name: str, group: str, run: RecordedRun, folder: Path) -> dict[str, Any]:
+    """Returns a run's video for the page: its data, or a link to it where it is large."""
+    path = run.video
+    assert path is not None
+    found = {"caption": f"{group}, {name}", "path": path, "data": ""}
     if path.stat().st_size > EMBEDDED_BYTES:
-        target = quote(Path(os.path.relpath(path, folder)).as_posix())
-        return f'<a href="{target}">{_escape(path)}</a>'
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<video controls="" muted="" loop="" src="data:video/mp4;base64,{data}"></video>'
+        return found | {"link": quote(Path(os.path.relpath(path, folder)).as_posix())}
+    return found | {"data": base64.b64encode(path.read_bytes()).decode()}
