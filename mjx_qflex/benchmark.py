@@ -35,7 +35,7 @@ def make_parser() -> commands.FlagParser:
         "--num_envs",
         nargs="+",
         type=whole_number_flag,
-        help="environments side by side (default: those of the preset)",
+        help="environments (default: those of the preset)",
     )
     add(
         "--batch_size",

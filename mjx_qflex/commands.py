@@ -128,9 +128,11 @@ def silent(text: str) -> None:
 
 
 def run(
-    command: Callable[[Sequence[str], Interrupt], None], arguments: Sequence[str] | None
+    command: Callable[[Sequence[str], Interrupt], int | None], arguments: Sequence[str] | None
 ) -> int:
-    """Runs a command and returns the exit status: 0, or 2 after a mistake that the user can mend.
+    """Runs a command and returns the exit status: its own, by default 0.
+
+    It is 2 after a mistake that the user can mend.
 
     A request to stop (Ctrl-C, SIGTERM, a hang-up) also ends with 0, at once: what the command left
     running on another thread may be inside XLA, which a normal exit would wait for or crash in.
@@ -140,7 +142,7 @@ def run(
             stream.reconfigure(errors="backslashreplace")
     try:
         with Interrupt(say) as interrupt:
-            command(sys.argv[1:] if arguments is None else arguments, interrupt)
+            status = command(sys.argv[1:] if arguments is None else arguments, interrupt)
     except Interrupted:
         say("stopped; the same command goes on")
         sys.stdout.flush()
@@ -154,7 +156,7 @@ def run(
             raise
         print(f"error: {line}", file=sys.stderr)
         return USER_ERROR
-    return 0
+    return status or 0
 
 
 def mistake(error: Exception) -> str | None:

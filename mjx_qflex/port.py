@@ -9,56 +9,82 @@ a body that no Python package ships; `--table FOLDER` prints the reports in a fo
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from mjx_qflex import bounds, files
+from mjx_qflex import commands, files
 from mjx_qflex.errors import UserError
+from mjx_qflex.interrupt import Interrupt
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
-    try:
-        bounds.check_flags(vars(arguments))
-        if arguments.fetch:
-            print(fetch_model(arguments.fetch))
-            return 0
-        if arguments.table:
-            print(make_table(Path(arguments.table)))
-            return 0
-        page, within = make_report(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def port(arguments: Sequence[str], interrupt: Interrupt) -> int:
+    """Reads the flags and does one job; returns the exit status."""
+    parser = _parser()
+    flags = parser.parse(arguments)
+    if flags.help:
+        parser.print_help()
+        return 0
+    if not (flags.body or flags.fetch or flags.table):
+        raise UserError("nothing to do; give --body=NAME, --fetch=BODY or --table=FOLDER")
+    with commands.quiet_imports():
+        from mjx_qflex.porting import report  # noqa: F401
+    if flags.fetch:
+        print(interrupt.attempt(fetch_model, flags.fetch))
+        return 0
+    if flags.table:
+        print(make_table(Path(flags.table)))
+        return 0
+    page, within = interrupt.attempt(make_report, flags)
     print(page, end="")
     return 0 if within else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return commands.run(port, arguments)
+
+
+def _parser() -> commands.FlagParser:
+    parser = commands.FlagParser(
         prog="python -m mjx_qflex.port",
         description="Compare a ported body with C MuJoCo's simulation of the unported model.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    job = parser.add_mutually_exclusive_group(required=True)
+    job = parser.add_mutually_exclusive_group()
     job.add_argument("--body", help="name of a body, or a folder with recipe.toml")
     job.add_argument("--fetch", metavar="BODY", help="get this body's model, and nothing else")
     job.add_argument("--table", metavar="FOLDER", help="print the reports in FOLDER as one table")
-    parser.add_argument("--num_actuators", type=int, help="None: as many as the recipe says")
-    parser.add_argument("--speed", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
-        "--raw_limit", type=float, default=240.0, help="seconds a raw MJX run may take"
+        "--num_actuators", type=int, help="of the body (default: as many as its recipe says)"
     )
     parser.add_argument(
-        "--batches", type=int, nargs="+", default=[8, 16, 32, 64], help="environments side by side"
+        "--speed", action=argparse.BooleanOptionalAction, default=True, help="measure speed, too"
     )
     parser.add_argument(
-        "--raw_batches", type=int, nargs="+", default=[8, 32], help="the same for raw MJX"
+        "--raw_limit",
+        type=float,
+        default=240.0,
+        help="seconds a raw MJX run may take (default: 240)",
+    )
+    parser.add_argument(
+        "--batches",
+        type=int,
+        nargs="+",
+        default=[8, 16, 32, 64],
+        help="environments side by side (default: 8 16 32 64)",
+    )
+    parser.add_argument(
+        "--raw_batches",
+        type=int,
+        nargs="+",
+        default=[8, 32],
+        help="the same for raw MJX (default: 8 32)",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=0.05,
-        help="how far, of the distance moved, the motion may be from that of the file as given",
+        help="how far, of the distance moved, the motion may be from that of the file as given "
+        "(default: 0.05)",
     )
     parser.add_argument("--output", help="folder for the report as JSON and Markdown")
     parser.add_argument("--write", action="store_true", help="store fitted paths beside the recipe")

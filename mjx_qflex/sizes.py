@@ -19,7 +19,7 @@ class LoopConfig:
     """Sizes of the training loop.
 
     Attributes:
-      num_envs: N, worlds stepped side by side.
+      num_envs: N, environments stepped side by side.
       batch_size: B, transitions of one update.
       updates_per_step: updates after each vector step, so that updates per transition are
         `updates_per_step / num_envs`.
@@ -35,7 +35,7 @@ class LoopConfig:
         "default" is JAX's, for each device its fastest. Physics always has full precision.
       steps_per_epoch: vector steps of one call of `epoch`. A run ends with the first epoch that
         reaches its number of transitions; nothing else in it depends on this.
-      reset_pool: P, reset states from which ended worlds restart.
+      reset_pool: P, reset states from which ended environments restart.
       reset_pool_steps: vector steps after which they are drawn anew.
       eval_envs: E, episodes of one evaluation.
     """
@@ -80,11 +80,11 @@ class LoopConfig:
 class OnPolicyConfig:
     """Sizes of on-policy training, under brax's names.
 
-    An iteration collects `batch_size * num_minibatches` unrolls, an equal number from each world,
-    and goes through them `num_updates_per_batch` times.
+    An iteration collects `batch_size * num_minibatches` unrolls, an equal number from each
+    environment, and goes through them `num_updates_per_batch` times.
 
     Attributes:
-      num_envs: N, worlds stepped side by side.
+      num_envs: N, environments stepped side by side.
       unroll_length: transitions of an unroll, at whose end the value is bootstrapped.
       batch_size: unrolls of one update.
       num_minibatches: updates of one pass through an iteration's unrolls.
@@ -107,8 +107,8 @@ class OnPolicyConfig:
         if unrolls % self.num_envs:
             raise UserError(
                 f"loop.batch_size={self.batch_size} times loop.num_minibatches="
-                f"{self.num_minibatches} is {unrolls} unrolls, which {self.num_envs} worlds cannot "
-                "share equally; make it a multiple of loop.num_envs"
+                f"{self.num_minibatches} is {unrolls} unrolls, which {self.num_envs} environments "
+                "cannot share equally; make it a multiple of loop.num_envs"
             )
 
     @property

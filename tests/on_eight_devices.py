@@ -182,7 +182,7 @@ def test_the_ring_of_each_device_follows_its_worlds(toys):
     np.testing.assert_array_equal(replay.discount[:rows] == 0, died)
     np.testing.assert_array_equal(time[1:][ended[:-1]], 0)
     np.testing.assert_array_equal(label[1:][~ended[:-1]], label[:-1][~ended[:-1]])
-    # Metrics are those of all worlds.
+    # Metrics are those of all environments.
     last = slice(-20, None)
     assert metrics["episode/count"] == ended[last].sum() > 0
     assert metrics["episode/terminations"] == died[last].sum()

@@ -13,7 +13,7 @@ from mjx_qflex import algos, tasks
 from mjx_qflex.algos.sac import SacConfig
 from mjx_qflex.benchmarking import brax_sac, replays, sides, source_physics
 from mjx_qflex.benchmarking.channel import Ended
-from mjx_qflex.benchmarking.host_loop import CWorlds, HostLoop, HostRing
+from mjx_qflex.benchmarking.host_loop import CEnvironments, HostLoop, HostRing
 from mjx_qflex.benchmarking.sides import Spec
 from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training import environments
@@ -85,7 +85,7 @@ def test_the_host_loop_updates_as_often_as_asked(host):
 def test_c_worlds_step_like_c_mujoco_with_couplings_and_contacts():
     load_body("myo_legs")
     env = tasks.make("myo_leg_walk")
-    made = CWorlds(env, 3, threads=2)
+    made = CEnvironments(env, 3, threads=2)
     rng = np.random.default_rng(0)
     home = env.body.initial_state()
     physics = jax.tree.map(lambda x: jnp.stack([x] * 3), home)
@@ -179,15 +179,15 @@ def test_brax_updates_as_often_as_asked_with_networks_of_the_size_asked_for():
 
 @pytest.mark.parametrize("name", replays.BUFFERS)
 def test_buffers_return_what_was_added(name):
-    """World w at time t observes (w, t), and goes on to (w, t + 1)."""
+    """Environment w at time t observes (w, t), and goes on to (w, t + 1)."""
     num_envs, rows = 3, 6
     spec = Transition(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2,), (1,), (), (), (2,))))
     layout = ring.Layout(spec, num_envs, num_envs * rows, episode_length=100)
     buffer = replays.BUFFERS[name](layout, (4, 4))
     content, add = buffer.init(), jax.jit(buffer.add)
     for time in range(10):  # the last six stay
-        world = jnp.arange(num_envs, dtype=jnp.float32)
-        obs = jnp.stack([world, jnp.full(num_envs, time, jnp.float32)], axis=1)
+        environment = jnp.arange(num_envs, dtype=jnp.float32)
+        obs = jnp.stack([environment, jnp.full(num_envs, time, jnp.float32)], axis=1)
         step = Transition(
             obs, obs[:, :1], obs[:, 1], jnp.ones(num_envs), obs + jnp.array([[0.0, 1.0]])
         )

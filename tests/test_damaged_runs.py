@@ -179,4 +179,4 @@ def test_worlds_that_break_are_spoken_of_at_once(tmp_path, monkeypatch):
     said = [place for place, line in enumerate(words) if "went non-finite" in line]
     first_line = next(place for place, line in enumerate(words) if "transitions |" in line)
     assert len(said) == 1 and said[0] < first_line
-    assert "40 times in this epoch of 4 worlds" in words[said[0]]
+    assert "40 times in this epoch of 4 environments" in words[said[0]]

@@ -1,5 +1,6 @@
 """The driver on a toy task, which compiles in a second."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -330,3 +331,55 @@ def test_a_folder_in_which_another_command_trains_is_refused(finished, copied):
     ):
         train(copied, 200)
     assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before
+
+
+OFFLINE = ("loop.offline_updates=25",)
+
+
+def test_a_run_learns_offline_first_and_goes_on_from_within(tmp_path, monkeypatch):
+    """Updates grow while transitions stand still; a stop there loses nothing."""
+    monkeypatch.setattr(checkpointer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpointer, "CHECKPOINT_SHARE", 1e9)
+    words = train(tmp_path / "whole", 120, sets=OFFLINE)
+    assert said(words, "compiled offline") == 1
+    rows = metrics.read_rows(tmp_path / "whole")
+    offline = [row for row in rows if row["transitions"] == rows[0]["transitions"]]
+    assert (
+        len(offline) == 2
+        and offline[-1]["updates"] >= 25
+        and all(row["updates"] > 0 for row in rows)
+    )
+    assert np.isnan(offline[0]["episode/return"]) and offline[0]["update/batch_reward"] != 0
+    stopped = Interrupt(lambda line: None)
+
+    def stop_soon(line):
+        stopped.requested |= line.startswith("filled in")
+
+    with contextlib.suppress(Interrupted):
+        train(tmp_path / "stopped", 120, sets=OFFLINE, interrupt=stopped, said=Heard(stop_soon))
+    assert len(metrics.read_rows(tmp_path / "stopped")) == 1
+    stopped.requested = False
+    train(tmp_path / "stopped", 120, sets=OFFLINE)
+    assert len(metrics.read_rows(tmp_path / "stopped")) == len(rows)
+    states = (outcome(tmp_path / name)[2] for name in ("whole", "stopped"))
+    for x, y in zip(*states, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+class Heard(list):
+    """Lines that are heard as they are said."""
+
+    def __init__(self, hear):
+        super().__init__()
+        self.append = lambda line: (super(Heard, self).append(line), hear(line))
+
+
+def test_a_film_that_fails_leaves_the_run(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise UserError("ffmpeg could not write video.mp4: no room")
+
+    monkeypatch.setattr(assessment, "film", fail)
+    words = train(tmp_path, 80)
+    assert said(words, "video: none: ffmpeg could not write video.mp4: no room") == 1
+    assert assessment.load(tmp_path)["video"].startswith("none: ffmpeg")
+    assert (tmp_path / "report.md").exists()

@@ -68,6 +68,28 @@ def test_mujoco_is_loaded_whatever_renders(environment):
     assert (done.stdout, done.stderr) == ("nonsense\n", "")
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["mjx_qflex.motions", "--show=no_such_motion"], "unknown motion"),
+        (["mjx_qflex.port", "--body=no_such_body"], "no_such_body"),
+        (["mjx_qflex.port", "--bodi=arm"], "did you mean '--body'"),
+        (["mjx_qflex.port"], "give --body=NAME"),
+        (["mjx_qflex.export", "--run=no_such_run", "--output=made"], "no_such_run"),
+    ],
+)
+def test_a_library_that_is_not_there_stops_no_command(environment, tmp_path, command, says):
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        env={**environment, "MUJOCO_GL": "nonsense"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and says in done.stderr
+    assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
 def test_a_user_without_a_home(monkeypatch):
     """As in many containers: no HOME, and no entry in the table of users."""
 

@@ -9,6 +9,7 @@ from mjx_qflex import tasks
 from mjx_qflex.algos import qflex
 from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.tasks.chain_reach import TURN, tip_position
+from mjx_qflex.training import environments
 from mjx_qflex.training.loop import make_loop
 
 EPISODES = 256
@@ -55,7 +56,7 @@ def test_qflex_closes_half_of_the_gap_to_the_true_gradient():
         reset_pool=1_024,
         eval_envs=EPISODES,
     )
-    loop = make_loop(env, qflex.make(config, env.observation_size, env.action_size), sizes)
+    loop = make_loop(env, qflex.make(config, environments.spec(env)), sizes)
     run = loop.prefill(loop.init(jax.random.PRNGKey(0)))
     for _ in range(6):
         run, metrics = loop.epoch(run)

@@ -1,4 +1,4 @@
-"""The training scan: episode ends, compile counts, memory, reproducibility, broken worlds."""
+"""The training scan: episode ends, compile counts, memory, reproducibility, broken environments."""
 
 from dataclasses import replace
 from functools import partial
@@ -63,7 +63,7 @@ def assert_same(a, b):
 
 @pytest.fixture(scope="module")
 def healthy():
-    """A run of four epochs without broken worlds: (run, rows, env, loop)."""
+    """A run of four epochs without broken environments: (run, rows, env, loop)."""
     loop, env = build()
     run, rows = trained(loop, 4)
     return run, rows, env, loop
@@ -163,7 +163,7 @@ def test_each_program_is_traced_once_and_can_be_compiled_ahead():
 
 @pytest.fixture(scope="module")
 def breaking():
-    """A run of three epochs with worlds that break: (run, rows, env, loop)."""
+    """A run of three epochs with environments that break: (run, rows, env, loop)."""
     loop, env = build(poison_label=0.6)
     run, rows = trained(loop, 3)
     return run, rows, env, loop
@@ -219,7 +219,7 @@ def test_nonfinite_environments_are_ended_counted_and_never_sampled(breaking):
     assert counted == (~in_epochs).sum() > 0
     for field in (data.action, data.reward, data.discount):
         np.testing.assert_array_equal(field[~valid], 0)
-    # A broken world's last observation is where the step before it led to.
+    # A broken environment's last observation is where the step before it led to.
     led_to, went_on = data.next_obs[:-1], data.obs[1:]
     before = ~valid[1:] & valid[:-1] & (led_to[..., 1] != 5) & (data.discount[:-1] > 0)
     np.testing.assert_array_equal(led_to[before], went_on[before])
@@ -257,7 +257,7 @@ def test_the_pool_is_drawn_anew_after_its_steps(healthy):
     assert CONFIG.steps_per_epoch % steps, "or epochs would hide it"
     starts = []
     for period in (1, 2, 3):
-        # The row after a step shows where its ended worlds restarted.
+        # The row after a step shows where its ended environments restarted.
         obs = data.obs[period * steps + 1 : (period + 1) * steps + 1]
         starts.append(set(obs[obs[..., 1] == 0][:, 0].tolist()))
         assert 1 < len(starts[-1]) <= CONFIG.reset_pool
@@ -266,7 +266,7 @@ def test_the_pool_is_drawn_anew_after_its_steps(healthy):
 
 @pytest.mark.parametrize("num_seeds", [None, 2])
 def test_two_epochs_of_five_steps_are_one_of_ten(num_seeds):
-    """Bit for bit: worlds, resets, the pool, the ring, the learner and the key."""
+    """Bit for bit: environments, resets, the pool, the ring, the learner and the key."""
     env = Counter()
     algorithm = algos.make(
         "qflex", algos.entry("qflex").config_class(width=8, depth=1), EnvSpec(2, 1)
@@ -372,7 +372,7 @@ def test_4096_environments_in_one_scan():
     loop = make_loop(env, random_algorithm(env.observation_size, env.action_size), config)
     run, rows = trained(loop, 2)
     assert run.transitions == 4096 * (2 + 50)
-    # Every world times out once, at 20 steps, within the first epoch and again within the second.
+    # Every environment times out once, at 20 steps, in the first epoch and again in the second.
     assert [int(row["episode/timeouts"]) for row in rows] == [4096, 4096]
     assert sum(int(row["episode/terminations"]) for row in rows) == 0
     assert merge_metrics(rows)["episode/length"] == env.episode_length

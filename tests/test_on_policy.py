@@ -1,4 +1,4 @@
-"""brax's PPO on our worlds: restarts and endings, known values, and whole runs by the commands."""
+"""brax's PPO on our environments: restarts, endings, known values, whole runs by the commands."""
 
 import csv
 import dataclasses
@@ -18,14 +18,14 @@ from mjx_qflex.interrupt import Interrupt, Interrupted
 from mjx_qflex.reports import reporting
 from mjx_qflex.runner import assessment, checkpoint, driver, metrics, run_folder
 from mjx_qflex.training import environments, on_policy
-from mjx_qflex.training.on_policy import BraxWorlds, OnPolicyConfig
+from mjx_qflex.training.on_policy import BraxEnvironments, OnPolicyConfig
 
 GAMMA = 0.9
 OPTIONS = PpoConfig(
     width=32, depth=2, critic_width=None, critic_depth=2, learning_rate=3e-3, gamma=GAMMA,
     entropy_cost=1e-3,
 )  # fmt: skip
-# 4 unrolls of 8 steps of each world an iteration.
+# 4 unrolls of 8 steps of each environment an iteration.
 SIZES = OnPolicyConfig(
     num_envs=16, unroll_length=8, batch_size=16, num_minibatches=4, num_updates_per_batch=4,
     steps_per_epoch=320, eval_envs=32,
@@ -68,13 +68,13 @@ def value_of(learner, env, obs):
     return float(networks.value_network.apply(learner.normalizer, learner.value, jnp.asarray(obs)))
 
 
-# Worlds.
+# Environments.
 
 
 def step_worlds(env, num_envs, steps, epoch_steps):
-    """Steps worlds with action 0; returns states from the reset on, and reported metrics."""
+    """Steps environments with action 0; returns states from the reset on, and reported metrics."""
     reported = []
-    batch = BraxWorlds(env, epoch_steps, lambda row: reported.append(jax.device_get(row)))
+    batch = BraxEnvironments(env, epoch_steps, lambda row: reported.append(jax.device_get(row)))
     states = [jax.jit(batch.reset)(jax.random.split(jax.random.PRNGKey(0), num_envs))]
     step = jax.jit(batch.step)
     for _ in range(steps):
@@ -103,7 +103,7 @@ def test_ended_worlds_restart_anew_and_tell_how_they_ended():
         ended["terminated"] += died.sum()
         ended["timed_out"] += late.sum()
         ended["bad"] += poisoned.sum()
-    # One world in 64 draws the start that it had.
+    # One environment in 64 draws the start that it had.
     assert ended.pop("alike") < 0.1 * sum(ended.values())
     assert min(ended.values()) > 0
     assert len(reported) == 2
@@ -115,7 +115,7 @@ def test_ended_worlds_restart_anew_and_tell_how_they_ended():
 
 
 def test_each_epoch_has_starts_of_its_own():
-    """32 worlds restart at every step: the labels of an epoch are the 32 of its pool."""
+    """32 environments restart at every step: the labels of an epoch are the 32 of its pool."""
     states, reported = step_worlds(toy_envs.ObservationLabels(), 32, steps=40, epoch_steps=20)
     first = {float(x) for state in states[1:20] for x in state.obs[:, 0]}
     second = {float(x) for state in states[21:40] for x in state.obs[:, 0]}
@@ -252,7 +252,7 @@ def test_a_stopped_run_keeps_what_it_learnt(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--num_envs=7"], "16 unrolls, which 7 worlds cannot share equally"),
+        (["--num_envs=7"], "16 unrolls, which 7 environments cannot share equally"),
         (["--set", "loop.batch_size=0"], "loop.batch_size is 0"),
         (["--set", "loop.replay_capacity=10"], "unknown --set key 'loop.replay_capacity'"),
         (["--set", "algo.activation=gelu"], "give one of swish, relu, tanh"),
@@ -281,7 +281,7 @@ def test_presets_are_complete(preset, task):
     assert (config.total_steps, config.evaluations) == (other.total_steps, other.evaluations)
     assert config.loop.eval_envs == other.loop.eval_envs
     if preset in ("paper", "code"):
-        # Stable-Baselines3's iteration: 2,048 steps of 4 worlds, minibatches of 512.
+        # Stable-Baselines3's iteration: 2,048 steps of 4 environments, minibatches of 512.
         assert config.loop.iteration_steps == 2048 and config.loop.num_envs == 4
         assert config.loop.batch_size * config.loop.unroll_length == 512
 

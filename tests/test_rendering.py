@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from videos import read_clip
 
-from mjx_qflex.video import render_worker, rendering
+from mjx_qflex.errors import UserError
+from mjx_qflex.video import mp4, render_worker, rendering
 from mjx_qflex.video.mp4 import write_mp4
 
 LEG = """
@@ -190,5 +191,20 @@ def test_a_task_without_any_picture_says_so(tmp_path):
 
 def test_a_failing_encoder_says_what_ffmpeg_said(tmp_path):
     frames = [np.zeros((48, 64, 3), np.uint8)] * 3
-    with pytest.raises(RuntimeError, match="No such file"):
+    with pytest.raises(UserError, match="No such file"):
         write_mp4(tmp_path / "nowhere" / "video.mp4", frames, 10.0)
+
+
+def test_an_ffmpeg_that_fails_is_one_line(tmp_path, monkeypatch):
+    """Of odd sizes H.264 has none; and there may be no ffmpeg at all."""
+    frames = [np.zeros((7, 5, 3), np.uint8)]
+    with pytest.raises(UserError, match="ffmpeg could not write") as caught:
+        mp4.write_mp4(tmp_path / "odd.mp4", frames, 25.0)
+    assert "\n" not in str(caught.value)
+
+    def absent():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(mp4.imageio_ffmpeg, "get_ffmpeg_exe", absent)
+    with pytest.raises(UserError, match="there is no ffmpeg"):
+        mp4.write_mp4(tmp_path / "none.mp4", frames, 25.0)

@@ -33,15 +33,15 @@ def layout(rows, num_envs=NUM_ENVS, episode_length=1, **changes):
     return ring.Layout(SPEC, num_envs, rows * num_envs, episode_length, **changes)
 
 
-class Worlds:
-    """Worlds whose observations tell apart every moment of them, as the loop would write them."""
+class Environments:
+    """Environments whose observations tell apart their every moment, as the loop writes them."""
 
     def __init__(self, num_envs=NUM_ENVS, seed=0):
         self.rng, self.time = np.random.default_rng(seed), 0
         self.obs = self.rng.normal(size=(num_envs, 2)).astype(np.float32)
 
     def step(self, ended, valid):
-        """Returns the transition `[N, ...]` of a step that ends worlds and breaks others."""
+        """Returns the transition `[N, ...]` of a step that ends environments and breaks others."""
         ended = ended | ~valid
         next_obs = self.rng.normal(size=self.obs.shape).astype(np.float32)
         fresh = self.rng.normal(size=self.obs.shape).astype(np.float32)
@@ -80,13 +80,13 @@ class StoredTwice:
 
 
 def filled(rows, steps, endings, breaks=0.0, num_envs=NUM_ENVS, seed=0, **options):
-    """Both rings after `steps`, of which each ends a world with probability `endings`."""
-    worlds, rng = Worlds(num_envs, seed), np.random.default_rng(seed + 1)
+    """Both rings after `steps`, of which each ends an environment with probability `endings`."""
+    environments, rng = Environments(num_envs, seed), np.random.default_rng(seed + 1)
     replay = ring.init(layout(rows, num_envs, **options))
     twice = StoredTwice(rows, num_envs)
     for _ in range(steps):
         valid = rng.random(num_envs) >= breaks
-        transition, ended = worlds.step(rng.random(num_envs) < endings, valid)
+        transition, ended = environments.step(rng.random(num_envs) < endings, valid)
         replay = add(replay, transition, ended, valid)
         twice.add(transition, valid)
     return replay, twice
@@ -155,11 +155,11 @@ def after_each_other(step):
 
 @pytest.mark.parametrize("ends", [in_phase, after_each_other])
 def test_time_outs_always_fit(ends):
-    """Nothing is given up where every world ends every fifth step, or fourth, in whatever phase."""
-    rows, worlds, twice = 12, Worlds(4), StoredTwice(12, 4)
+    """Nothing is given up where all environments end every fifth step, or fourth, in any phase."""
+    rows, environments, twice = 12, Environments(4), StoredTwice(12, 4)
     replay = ring.init(layout(rows, 4, episode_length=5 if ends is in_phase else 4))
     for step in range(60):
-        transition, ended = worlds.step(ends(step), np.ones(4, bool))
+        transition, ended = environments.step(ends(step), np.ones(4, bool))
         replay = add(replay, transition, ended, np.ones(4, bool))
         twice.add(transition, True)
         assert replay.window == min(step + 1, rows)
@@ -170,7 +170,7 @@ def test_time_outs_always_fit(ends):
 def test_more_ends_than_there_is_room_for_give_up_the_oldest_rows(endings):
     """What is left is complete and sampled uniformly; it is as much as there is room for."""
     rows, num_envs = 20, 3
-    worlds, twice = Worlds(num_envs), StoredTwice(rows, num_envs)
+    environments, twice = Environments(num_envs), StoredTwice(rows, num_envs)
     rng, replay = np.random.default_rng(0), ring.init(layout(rows, num_envs, episode_length=1000))
     room = replay.ended_at.shape[0]
     history = []
@@ -178,7 +178,7 @@ def test_more_ends_than_there_is_room_for_give_up_the_oldest_rows(endings):
         valid = rng.random(num_envs) > 0.1
         # Some time without any end, after which all of the ring is complete again.
         ending = (rng.random(num_envs) < endings) & (step // 25 != 1)
-        transition, ended = worlds.step(ending, valid)
+        transition, ended = environments.step(ending, valid)
         history.append(ended & valid)
         replay = add(replay, transition, ended, valid)
         twice.add(transition, valid)
@@ -204,9 +204,9 @@ def test_more_ends_than_there_is_room_for_give_up_the_oldest_rows(endings):
 def test_the_count_of_vector_steps_may_overflow():
     replay = ring.init(layout(4, episode_length=1000))
     early = replay.replace(step=jnp.uint32(2**32 - 6), ended_at=replay.ended_at - jnp.uint32(6))
-    worlds, twice = Worlds(), StoredTwice(4)
+    environments, twice = Environments(), StoredTwice(4)
     for step in range(20):
-        transition, ended = worlds.step(np.arange(3) == step % 4, np.ones(3, bool))
+        transition, ended = environments.step(np.arange(3) == step % 4, np.ones(3, bool))
         early = add(early, transition, ended, np.ones(3, bool))
         twice.add(transition, True)
         assert early.window == min(step + 1, 4)
@@ -247,9 +247,9 @@ def test_adding_and_sampling_copy_no_ring(obs_dtype):
 def masked_ring(valid: np.ndarray, steps: int | None = None) -> ring.Replay:
     """A ring whose rows were all written (or the first `steps`), with this mask `[T, N]`."""
     rows, num_envs = valid.shape
-    worlds, replay = Worlds(num_envs), ring.init(layout(rows, num_envs))
+    environments, replay = Environments(num_envs), ring.init(layout(rows, num_envs))
     for time in range(rows if steps is None else steps):
-        transition, ended = worlds.step(np.zeros(num_envs, bool), valid[time])
+        transition, ended = environments.step(np.zeros(num_envs, bool), valid[time])
         replay = add(replay, transition, ended, valid[time])
     return replay
 

@@ -72,7 +72,7 @@ def assert_close(together, alone):
 
 @pytest.fixture(scope="module")
 def toys():
-    """Loops of worlds that break: among many invalid rows a few draws need the exact fallback."""
+    """Loops of environments that break: among many invalid rows a few draws need the fallback."""
     return pair(Counter(poison_label=0.5), random_algorithm(2, 1), TOY)
 
 

@@ -56,7 +56,7 @@ def test_the_critic_fits_a_fixed_batch_with_frozen_targets(name):
         qflex.PRESETS["default"],
         width=32, depth=1, ascent_steps=1, euler_steps=1, learning_rate=3e-3,
     )  # fmt: skip
-    algorithm = qflex.make(config, env.observation_size, env.action_size)
+    algorithm = qflex.make(config, environments.spec(env))
     losses = []
     with compiling_quickly():
         learner, update = jax.jit(algorithm.init)(jax.random.key(0)), jax.jit(algorithm.update)
@@ -96,7 +96,7 @@ def test_reaching_returns_more_than_random_actions(name):
         num_envs=64, batch_size=128, prefill_transitions=6_400, replay_capacity=100_000,
         steps_per_epoch=500, reset_pool=64, eval_envs=128,
     )  # fmt: skip
-    loop = make_loop(env, qflex.make(config, env.observation_size, env.action_size), sizes)
+    loop = make_loop(env, qflex.make(config, environments.spec(env)), sizes)
     run = loop.prefill(loop.init(jax.random.PRNGKey(0)))
     for _ in range(2):
         run, _ = loop.epoch(run)

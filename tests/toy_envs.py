@@ -147,9 +147,9 @@ class MortalReward(EndlessReward):
 class Counter(ToyEnv):
     """Observes [episode's random label, steps since reset]; counts how often Python traces it.
 
-    Reward: the action plus 0.1 per step since the reset. The world terminates at step 3 where its
-    label is below `death_label`, else it times out. It goes non-finite in the step that follows
-    time `poison_time`, where its label exceeds `poison_label`.
+    Reward: the action plus 0.1 per step since the reset. The environment terminates at step 3
+    where its label is below `death_label`, else it times out. It goes non-finite in the step that
+    follows time `poison_time`, where its label exceeds `poison_label`.
     """
 
     episode_length = 5

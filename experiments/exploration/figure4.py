@@ -24,7 +24,7 @@ TASKS = ("chain_reach", "chain_reach,task.num_joints=100", "arm_reach")
 def played(folder: Path, episodes: int) -> assessment.Interval:
     """Returns what the flow adds to the return of a run's policy: mean and 95% interval."""
     config, trained = runs.restore(folder)
-    policy = evaluation.learner_policy(trained.algorithm)
+    policy = trained.algorithm.policy
     returns = []
     for learner in (trained.learner, runs.without_flow(trained.learner)):
         program = evaluation.make_evaluate(trained.env, policy, episodes)

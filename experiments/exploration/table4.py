@@ -25,7 +25,7 @@ def activations(trained: runs.Trained, episodes: int, seed: int) -> np.ndarray:
     Raises:
       UserError: the run's body has no muscles.
     """
-    program = evaluation.make_rollout(trained.env, evaluation.learner_policy(trained.algorithm))
+    program = evaluation.make_rollout(trained.env, trained.algorithm.policy)
     totals = []
     for key in jax.random.split(assessment.evaluation_key(seed), episodes):
         rollout = evaluation.record(program, trained.learner, key)

@@ -65,9 +65,9 @@ def train(
 ) -> None:
     """Trains until `on_epoch` raises.
 
-    Networks, batch, updates after each vector step, ring, prefill and worlds are those of `config`
-    and `options`; worlds are wrapped by brax's own wrappers, which let an episode restart where it
-    began. brax's evaluations look at worlds in which nothing happens.
+    Networks, batch, updates after each vector step, ring, prefill and environments are those of
+    `config` and `options`; environments are wrapped by brax's own wrappers, which let an episode
+    restart where it began. brax's evaluations look at environments in which nothing happens.
 
     Args:
       env: one environment.

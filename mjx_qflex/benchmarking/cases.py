@@ -161,7 +161,7 @@ class Case:
         return repeated.measure(self.budget), repeated.compile_seconds
 
     def _worlds(self) -> dict[str, tuple[Spread, float]]:
-        """Measures what does not depend on the algorithm, once for each number of worlds."""
+        """Measures what does not depend on the algorithm, once for each number of environments."""
         env, loop = self.env, self.config.replay_loop
         key = (self.config.task, self.config.task_config, loop.num_envs, loop.reset_pool)
         if key not in self.world_seconds:

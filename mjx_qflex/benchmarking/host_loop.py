@@ -1,12 +1,13 @@
-"""The other way to train: C MuJoCo's worlds in threads, transitions in host memory.
+"""The other way to train: C MuJoCo's environments in threads, transitions in host memory.
 
     act (device) → controls to the host → `mujoco.rollout` → coordinates to the device
     → observation, reward, ending (device) → transitions to the host's ring
     → U batches drawn on the host → U updates (device)
 
-It is the official Qflex's division of labour with less overhead than there: worlds step in threads
-of one process instead of processes, observations of all worlds come from one compiled call of the
-port's functions instead of Python, and the U updates of a vector step are one call. What is the
+It is the official Qflex's division of labour with less overhead than there: environments step in
+threads of one process instead of processes, observations of all environments come from one
+compiled call of the port's functions instead of Python, and the U updates of a vector step are one
+call. What is the
 same on both sides of a comparison is the very same code: acting, the task, the update.
 """
 
@@ -33,8 +34,8 @@ FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 PARTS = ("act", "physics", "task", "reset", "ring write", "sample", "update")
 
 
-class CWorlds:
-    """N worlds of a body's source model, in C MuJoCo on some threads."""
+class CEnvironments:
+    """N environments of a body's source model, in C MuJoCo on some threads."""
 
     def __init__(self, env: BodyTask, num_envs: int, threads: int):
         self.body, self.steps = env.body, env.physics_steps
@@ -61,7 +62,7 @@ class CWorlds:
         return self.model.nq + self.model.nv + self.model.na
 
     def restart(self, where: np.ndarray, states: np.ndarray) -> None:
-        """Puts worlds `where` [K] into full states `[K, S]`, at rest."""
+        """Puts environments `where` [K] into full states `[K, S]`, at rest."""
         self.states[where] = states
         self.acceleration[where] = 0.0
 
@@ -88,7 +89,7 @@ class CWorlds:
         self.states = self._after[:, -1].copy()
 
     def coordinates(self) -> tuple[PhysicsState, np.ndarray]:
-        """Returns the port's coordinates of all worlds, and its accelerations, in float32."""
+        """Returns the port's coordinates of all environments, and its accelerations, in float32."""
         model = self.model
         qpos, qvel, act = np.split(
             self.states[:, 1 : 1 + self._used], [model.nq, model.nq + model.nv], axis=1
@@ -144,7 +145,7 @@ class HostLoop:
         self, env: BodyTask, algorithm: Algorithm, config: LoopConfig, threads: int, seed: int = 0
     ):
         """Compiles, and fills the ring with the prefill's transitions of the initial policy."""
-        self.config, self.worlds = config, CWorlds(env, config.num_envs, threads)
+        self.config, self.environments = config, CEnvironments(env, config.num_envs, threads)
         self.ring = HostRing(
             transition_spec(env, environments.reset_shapes(env)), config.replay_capacity, seed
         )
@@ -162,7 +163,7 @@ class HostLoop:
         picked = np.arange(config.num_envs) % config.reset_pool
         self._state = jax.tree.map(lambda x: x[picked], self._pool)
         self._obs = np.asarray(environments.observation(self._state))
-        self.worlds.restart(np.arange(config.num_envs), self._pool_states[picked])
+        self.environments.restart(np.arange(config.num_envs), self._pool_states[picked])
         for _ in range(-(-config.prefill_transitions // config.num_envs)):
             self._collect()
 
@@ -178,7 +179,7 @@ class HostLoop:
             self._learn()
 
     def _collect(self) -> None:
-        """Steps every world once, writes the ring and restarts the worlds that ended."""
+        """Steps every environment once, writes the ring and restarts those that ended."""
         if self._pool_age == self.config.reset_pool_steps:
             with self._timed("reset"):
                 self._refresh_pool()
@@ -188,9 +189,9 @@ class HostLoop:
             action, carry, ctrl = acted
             ctrl, action_host = np.asarray(ctrl), np.asarray(action)
         with self._timed("physics"):
-            self.worlds.advance(ctrl)
+            self.environments.advance(ctrl)
         with self._timed("task"):
-            physics, acceleration = self.worlds.coordinates()
+            physics, acceleration = self.environments.coordinates()
             held = (action, physics, acceleration)
             seen = self._observe(self._state, carry, held, self._pool, self._next_key())
             self._state, self._carry, outcome = seen
@@ -204,7 +205,7 @@ class HostLoop:
             self._obs = outcome["obs"]
         with self._timed("reset"):
             ended = np.flatnonzero(outcome["ended"])
-            self.worlds.restart(ended, self._pool_states[outcome["choice"][ended]])
+            self.environments.restart(ended, self._pool_states[outcome["choice"][ended]])
         self.transitions += self.config.num_envs
 
     def _learn(self) -> None:
@@ -220,7 +221,7 @@ class HostLoop:
 
     def _refresh_pool(self) -> None:
         self._pool, coordinates = self._reset(self._next_key())
-        self._pool_states = self.worlds.full_states(*map(np.asarray, coordinates))
+        self._pool_states = self.environments.full_states(*map(np.asarray, coordinates))
         self._pool_age = 0
 
     def _next_key(self) -> jax.Array:
@@ -259,7 +260,7 @@ def _observe(
     pool: State,
     key: jax.Array,
 ) -> tuple[State, Any, dict[str, jax.Array]]:
-    """Returns the worlds after the step and after restarts, and what the host is to know."""
+    """Returns the environments after the step and after restarts, and what the host is to know."""
     outcome = environments.advance(cast(Any, _Held(env)), before, cast(Any, held))
     (num_envs,) = before.done.shape
     choice = jax.random.randint(key, (num_envs,), 0, pool.done.shape[0])

@@ -16,7 +16,9 @@ from mjx_qflex.training import environments
 from mjx_qflex.training.environments import Task
 from mjx_qflex.types import Algorithm, Transition
 
-FALL_S = 1.0  # after so much simulated time worlds start again: episodes of a new policy are short
+FALL_S = (
+    1.0  # after so much simulated time environments start again: episodes of a new policy are short
+)
 
 
 class Part(NamedTuple):
@@ -27,14 +29,14 @@ class Part(NamedTuple):
 
 
 def start(env: Task, num_envs: int) -> State:
-    """Returns `[N]` reset worlds."""
+    """Returns `[N]` reset environments."""
     return jax.jit(lambda key: environments.reset(env, jax.random.split(key, num_envs)))(
         jax.random.PRNGKey(0)
     )
 
 
 def physics(env: BodyTask, num_envs: int) -> Part:
-    """The physics steps of one action in N worlds, under random excitations."""
+    """The physics steps of one action in N environments, under random excitations."""
     begin = source_physics.physics_of(start(env, num_envs))
 
     def step(state: Any) -> Any:
@@ -50,7 +52,7 @@ def physics(env: BodyTask, num_envs: int) -> Part:
 
 
 def environment(env: Task, num_envs: int) -> Part:
-    """A control step of N worlds under random actions, with the restarts of those that ended."""
+    """A control step of N environments under random actions, restarts of ended ones included."""
     pool = start(env, num_envs)
 
     def step(state: Any) -> Any:
@@ -64,7 +66,7 @@ def environment(env: Task, num_envs: int) -> Part:
 
 
 def restarting(env: Task, num_envs: int) -> Part:
-    """The restart of N worlds of which one in sixteen ended."""
+    """The restart of N environments of which one in sixteen ended."""
     pool = start(env, num_envs)
 
     def step(state: Any) -> Any:

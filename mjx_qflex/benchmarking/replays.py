@@ -16,7 +16,7 @@ EPISODE = 16  # actions, of the episodes that are added
 
 
 class Buffer(NamedTuple):
-    """A buffer of transitions of N worlds, for batches of one shape."""
+    """A buffer of transitions of N environments, for batches of one shape."""
 
     init: Callable[[], Any]
     add: Callable[[Any, Transition, jax.Array], Any]  # fields [N, ...], and where episodes ended
@@ -109,7 +109,7 @@ BUFFERS: dict[str, Callable[..., Buffer]] = {
 
 
 def ended(num_envs: int, number: jax.Array) -> jax.Array:
-    """Returns where `[N]` episodes end in vector step `number`: each world's at every 16th."""
+    """Returns where `[N]` episodes end in vector step `number`: each one's at every 16th."""
     return (jnp.arange(num_envs) + number) % EPISODE == 0
 
 

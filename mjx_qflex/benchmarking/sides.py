@@ -17,7 +17,7 @@ from mjx_qflex import presets
 from mjx_qflex.algos.sac import SacConfig
 from mjx_qflex.benchmarking import brax_sac, machine, parts, replays, source_physics
 from mjx_qflex.benchmarking.channel import Channel, Ended
-from mjx_qflex.benchmarking.host_loop import CWorlds, HostLoop
+from mjx_qflex.benchmarking.host_loop import CEnvironments, HostLoop
 from mjx_qflex.benchmarking.timing import Repeated, calibrated
 from mjx_qflex.config import Config
 from mjx_qflex.errors import UserError
@@ -203,7 +203,7 @@ def physics_c(spec: Spec, channel: Channel) -> None:
     config = spec.config()
     env = source_physics.body_task(build(config)[0], config.task)
     num_envs, threads = config.replay_loop.num_envs, machine.cores()
-    started = CWorlds(env, num_envs, threads)
+    started = CEnvironments(env, num_envs, threads)
     begin = source_physics.physics_of(parts.start(env, num_envs))
     qpos, qvel = jax.vmap(lambda one: source_physics.to_source(env.body, one))(begin)
     home = started.full_states(*(jax.device_get(x) for x in (qpos, qvel, begin.act)))

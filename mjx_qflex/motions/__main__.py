@@ -123,9 +123,9 @@ def command(arguments: Sequence[str], interrupt: Interrupt) -> None:
     if output.suffix != suffix or not output.parent.is_dir():
         raise UserError(f"--output={output} must be a {suffix} file in a folder that exists")
     files.check_output(output)
+    with commands.quiet_imports():
+        from mjx_qflex.motions import library  # noqa: F401
     if flags.show:
-        with commands.quiet_imports():
-            from mjx_qflex import porting  # noqa: F401
         commands.say(show(name, flags.body, output))
     else:
         convert(flags, output)

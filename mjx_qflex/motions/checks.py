@@ -1,6 +1,6 @@
 """Whether the numbers of a motion can be meant: units, limits and lengths of quaternions.
 
-A file in degrees or milliseconds is a legal table; trained on, it breaks every world at once.
+A file in degrees or milliseconds is a legal table; trained on, it breaks every environment at once.
 """
 
 import numpy as np

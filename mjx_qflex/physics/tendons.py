@@ -242,8 +242,8 @@ def node_wrenches(
     """Returns wrenches `[6, N]` on all nodes of muscle forces `[E]` (N, negative pulls)."""
     muscle, start, end = _lines(tendons)
     nodes = np.arange(num_nodes)
-    leads = np.equal.outer(end, nodes).astype(float) - np.equal.outer(start, nodes)
-    return dynamics.matmul(state.line * force[muscle][None], leads)
+    incidence = np.equal.outer(end, nodes).astype(float) - np.equal.outer(start, nodes)
+    return dynamics.matmul(state.line * force[muscle][None], incidence)
 
 
 def _lines(tendons: Tendons) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -166,7 +166,7 @@ def name_parts(spec: mujoco.MjSpec) -> None:
 
 
 def attach(spec: mujoco.MjSpec, files: Iterable[Path]) -> None:
-    """Attaches the worldbody of each MJCF file to the world of `spec`, names as they are.
+    """Attaches the worldbody of each MJCF file to the environment of `spec`, names as they are.
 
     Raises:
       UserError: a file that is not there or that MuJoCo does not read.

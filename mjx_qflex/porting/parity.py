@@ -273,7 +273,7 @@ def keep_contacts(model: mujoco.MjModel, instructions: recipe.Recipe) -> None:
 
 
 def rollout_poses(body: PortedBody, num_worlds: int = 32, num_steps: int = 200) -> np.ndarray:
-    """Independent scalar joints `[S, R]` that worlds visit under random excitations."""
+    """Independent scalar joints `[S, R]` that environments visit under random excitations."""
     rng = np.random.default_rng(0)
     starts = jax.tree.map(lambda *x: jnp.stack(x), *random_states(body, rng, num_worlds))
 

@@ -64,7 +64,7 @@ class Recipe:
     folder: Path
     source: dict[str, Any]
     source_folder: Path  # where the source's file is if it ships
-    attach: tuple[Path, ...]  # our own MJCF files, added to the world
+    attach: tuple[Path, ...]  # our own MJCF files, added to the environment
     lock: tuple[str, ...]  # joints held at the reference pose
     joint_range: dict[str, tuple[float, float]]  # limits other than the source's, by pattern
     floor: str | None

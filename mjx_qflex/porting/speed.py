@@ -27,7 +27,7 @@ RAW = {OWN: "own", SAME: "same"}
 
 
 def measure_port(body: PortedBody, batch: int, num_steps: int = 200) -> dict[str, float]:
-    """Steps/s of `batch` worlds under random excitations, compile time apart."""
+    """Steps/s of `batch` environments under random excitations, compile time apart."""
     state = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape)), body.initial_state())
 
     def advance(state, key):
@@ -99,23 +99,25 @@ def measure_c(body: PortedBody, threads: int, num_steps: int = 200) -> dict[str,
     full = mujoco.mjtState.mjSTATE_FULLPHYSICS
     start_state = np.zeros(mujoco.mj_stateSize(model, full))
     mujoco.mj_getState(model, data[0], start_state, full)
-    worlds = 4 * threads
+    environments = 4 * threads
     rng = np.random.default_rng(0)
-    excitation = rng.uniform(size=(worlds, num_steps // CONTROL_STEPS, model.nu))
+    excitation = rng.uniform(size=(environments, num_steps // CONTROL_STEPS, model.nu))
     control = np.repeat(excitation, CONTROL_STEPS, axis=1)
     best = np.inf
     with rollout.Rollout(nthread=threads) as pool:
         for _ in range(3):
             start = time.perf_counter()
-            pool.rollout([model] * worlds, data, np.tile(start_state, (worlds, 1)), control)
+            pool.rollout(
+                [model] * environments, data, np.tile(start_state, (environments, 1)), control
+            )
             best = min(best, time.perf_counter() - start)
-    return {"steps/s": worlds * num_steps / best, "threads": threads}
+    return {"steps/s": environments * num_steps / best, "threads": threads}
 
 
 def compare(
     body: PortedBody, raw_limit_s: float, batches: Sequence[int], raw_batches: Sequence[int]
 ) -> dict[str, Any]:
-    """Runs all sides, at each of `batches` worlds; C MuJoCo on one core and on all of them.
+    """Runs all sides, at each of `batches` environments; C MuJoCo on one core and on all of them.
 
     A raw measurement that takes longer than `raw_limit_s` is reported so.
     """

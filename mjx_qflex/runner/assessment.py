@@ -57,7 +57,7 @@ class Interval(NamedTuple):
 
 
 def make_programs(env: TimedTask, algorithm: Algorithm, episodes: int) -> Programs:
-    """Returns programs that evaluate `episodes` worlds side by side."""
+    """Returns programs that evaluate `episodes` environments side by side."""
     programs = evaluation.make_programs(env, algorithm, episodes)
     return Programs(
         evaluate=programs["evaluate"],

@@ -18,9 +18,7 @@ import os
 import re
 import shutil
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +30,7 @@ import tensorstore
 
 from mjx_qflex import files
 from mjx_qflex.errors import UserError
-from mjx_qflex.runner import hosts
+from mjx_qflex.runner import folder_files, hosts
 from mjx_qflex.training.state import RunState
 
 GIB = 2**30
@@ -41,7 +39,6 @@ KEPT_LEARNERS = 2  # older checkpoints that stay, without their replay
 OLD_NAMES = (("moments", "batch_stats"), ("optimizer", "opt_state"), ("carry", "acting"))
 UNFINISHED = ".unfinished-"
 ABOUT = "about.json"
-CHUNK = 2**22  # bytes read at once for a checksum
 
 
 def _tells_news(record: logging.LogRecord) -> bool:
@@ -112,8 +109,11 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
                     _plain(fingerprint),
                     _counters(run),
                     _describe(run.device),
-                    {str(file.relative_to(unfinished)): n for file, n in _sizes(unfinished)},
-                    _checksums(unfinished),
+                    {
+                        str(file.relative_to(unfinished)): n
+                        for file, n in folder_files.sizes(unfinished)
+                    },
+                    folder_files.checksums(unfinished),
                 )
                 files.write(unfinished / ABOUT, json.dumps(asdict(about), indent=1))
                 os.rename(unfinished, path)
@@ -123,7 +123,7 @@ def save(folder: Path, run: RunState, fingerprint: dict[str, Any]) -> Saved:
             raise _unwritten(path, newest(folder), error) from error
     if hosts.is_first():
         _thin_out(folder)
-    return Saved(path, _size_on_disk(path), time.perf_counter() - start)
+    return Saved(path, folder_files.size_on_disk(path), time.perf_counter() - start)
 
 
 def _place(folder: Path, run: RunState) -> Path:
@@ -226,7 +226,7 @@ def check_disk(folders: Sequence[Path], state_bytes: int) -> None:
     existing = folders[0]
     while not existing.exists():
         existing = existing.parent
-    old = sum(_size_on_disk(path) for folder in folders for path in _complete(folder))
+    old = sum(folder_files.size_on_disk(path) for folder in folders for path in _complete(folder))
     room, number = shutil.disk_usage(existing).free + old, len(folders) + 1
     if room < number * state_bytes:
         raise UserError(
@@ -268,7 +268,7 @@ def _read(path: Path, item: str, about: About, expected: Leaves) -> Leaves:
         if name.startswith(f"{item}/") and not (file.is_file() and file.stat().st_size == size):
             raise _damaged(path, name)
     expected_sums = {k: v for k, v in about.checksums.items() if k.startswith(f"{item}/")}
-    for name, found in _checksums(path, expected_sums).items():
+    for name, found in folder_files.checksums(path, expected_sums).items():
         if found != expected_sums[name]:
             raise _damaged(path, name)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -393,29 +393,3 @@ def _require_equal(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) ->
             f"has {name}={wanted.get(name, 'absent')}{more}; use the same settings or another "
             "--logdir"
         )
-
-
-def _checksums(path: Path, names: Iterable[str] | None = None) -> dict[str, int]:
-    """Returns the CRC-32 of files in `path`, by default of all, by their path in it."""
-    if names is None:
-        names = [str(file.relative_to(path)) for file, _ in _sizes(path)]
-    with ThreadPoolExecutor() as threads:  # it computes outside of Python's lock
-        return dict(
-            zip(names, threads.map(lambda name: _checksum(path / name), names), strict=True)
-        )
-
-
-def _checksum(path: Path) -> int:
-    total = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            total = zlib.crc32(chunk, total)
-    return total
-
-
-def _size_on_disk(path: Path) -> int:
-    return sum(size for _, size in _sizes(path))
-
-
-def _sizes(path: Path) -> Iterator[tuple[Path, int]]:
-    return ((file, file.stat().st_size) for file in path.rglob("*") if file.is_file())

@@ -101,8 +101,8 @@ def train_seeds(
     Raises:
       UserError: a folder is not writable, holds another run or is in another process's hands,
         memory or disk do not suffice, several at once of an on-policy algorithm or on several
-        devices, or devices that are not there or cannot share the worlds or batches; nothing is
-        written then.
+        devices, or devices that are not there or cannot share the environments or batches; nothing
+        is written then.
       Interrupted: the user stopped it; what was trained is saved.
     """
     mesh, at_once = _shared_out(asked.algo, at_once, devices)

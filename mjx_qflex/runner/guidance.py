@@ -43,9 +43,9 @@ def sweep(
       seed: of the reset states.
     """
     key = assessment.evaluation_key(seed)
-    unguided = evaluation.make_evaluate(env, evaluation.learner_policy(algorithm), episodes)
+    unguided = evaluation.make_evaluate(env, algorithm.policy, episodes)
     # One program for all weights: a weight is an argument of it.
-    program = evaluation.make_evaluate(env, evaluation.learner_policy(guided), episodes)
+    program = evaluation.make_evaluate(env, guided.policy, episodes)
     results = {"unguided": unguided(learner, key)}
     for weight in sorted({0.0, *weights}):
         results[str(weight)] = program(Guided(learner, jnp.asarray(weight, jnp.float32)), key)

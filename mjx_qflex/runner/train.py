@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from mjx_qflex.errors import UserError
 from mjx_qflex.interrupt import Interrupt, Interrupted, Say
 from mjx_qflex.runner import assessment, hosts
 from mjx_qflex.runner.assessment import TimedTask
@@ -125,7 +126,10 @@ def finish(
         if video:
             say("rendering the video ...")
             path = member.folder / assessment.VIDEO_NAME
-            result["video"] = interrupt.attempt(assessment.film, loop, env, learner, seed, path)
+            try:
+                result["video"] = interrupt.attempt(assessment.film, loop, env, learner, seed, path)
+            except UserError as error:  # the run is trained all the same
+                result["video"] = f"none: {error}"
             say(f"video: {result['video']}")
         result["transitions"] = run.transitions
         assessment.save(result, member.folder)

@@ -12,7 +12,7 @@ FOLDER = ".submitit"  # of submitit's own files, in the sweep's folder
 # submitit's own limit is 5 minutes; the file's [cluster] overrides these.
 DEFAULTS = {"name": "mjx_qflex", "timeout_min": 24 * 60}
 # Slurm warns every process of a job with submitit's signal; `ClusterRun` passes it on in its way.
-DEAF = ("sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh")
+IGNORING_SIGNALS = ("sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh")
 
 
 class ClusterRun:
@@ -28,7 +28,7 @@ class ClusterRun:
         Raises:
           RuntimeError: it failed, so that the cluster counts it as such.
         """
-        self.job = jobs.start(self.run, wrapper=DEAF)
+        self.job = jobs.start(self.run, wrapper=IGNORING_SIGNALS)
         if self.job is None:
             return "finished already, or another job's"
         state = self.job.wait()

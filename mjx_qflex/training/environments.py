@@ -1,4 +1,4 @@
-"""Operations on a batch of worlds: pytrees whose leaves share the leading axis `[N, ...]`."""
+"""Operations on a batch of environments: pytrees whose leaves share the leading axis `[N, ...]`."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -39,7 +39,7 @@ def spec(env: Any) -> EnvSpec:
 
 
 def reset_shapes(env: Task) -> State:
-    """Returns the reset state of one world as `ShapeDtypeStruct`s; traces, and runs nothing."""
+    """Returns one environment's reset state as `ShapeDtypeStruct`s; traces, and runs nothing."""
     return jax.eval_shape(env.reset, jax.eval_shape(lambda: jax.random.PRNGKey(0)))
 
 
@@ -51,20 +51,20 @@ def observation(state: State) -> jax.Array:
 
 
 def reset(env: Task, keys: jax.Array) -> State:
-    """Resets `[N]` worlds with keys `[N, 2]`; no leaf is weakly typed."""
+    """Resets `[N]` environments with keys `[N, 2]`; no leaf is weakly typed."""
     return _strongly_typed(jax.vmap(env.reset)(keys))
 
 
 def step(env: Task, state: State, action: jax.Array) -> State:
-    """Steps `[N]` worlds with actions `[N, A]`; types are those of `reset`."""
+    """Steps `[N]` environments with actions `[N, A]`; types are those of `reset`."""
     return _strongly_typed(jax.vmap(env.step)(state, action))
 
 
 class Outcome(NamedTuple):
-    """What a step led to, in N worlds of which none has restarted yet; masks are bool `[N]`."""
+    """What a step led to in N environments, none of which has restarted yet; masks are `[N]`."""
 
     state: State  # [N, ...]
-    bad: jax.Array  # the action or the state is not finite; such a world ends too
+    bad: jax.Array  # the action or the state is not finite; such an environment ends too
     terminated: jax.Array
     timed_out: jax.Array
 
@@ -74,12 +74,12 @@ class Outcome(NamedTuple):
 
     @property
     def reward(self) -> jax.Array:
-        """`[N]`, 0 in bad worlds."""
+        """`[N]`, 0 in bad environments."""
         return jnp.where(self.bad, 0.0, self.state.reward)
 
 
 def advance(env: Task, before: State, action: jax.Array) -> Outcome:
-    """Steps `[N]` worlds with actions `[N, A]`, and tells how each stands."""
+    """Steps `[N]` environments with actions `[N, A]`, and tells how each stands."""
     (num_envs,) = before.done.shape
     state = step(env, before, action)
     chex.assert_trees_all_equal_shapes_and_dtypes(before, state)
@@ -110,14 +110,14 @@ def step_metrics(outcome: Outcome, episode_return: jax.Array, episode_length: ja
 
 
 def restart(outcome: Outcome, pool: State, key: jax.Array) -> State:
-    """Returns the worlds, those that ended each at a state drawn from `pool` `[P, ...]`."""
+    """Returns the environments, those that ended each at a state drawn from `pool` `[P, ...]`."""
     choice = jax.random.randint(key, outcome.ended.shape, 0, pool.done.shape[0])
     fresh = jax.tree.map(lambda x: x[choice], pool)
     return select(outcome.ended, fresh, outcome.state)
 
 
 def select(mask: jax.Array, if_true: Any, if_false: Any) -> Any:
-    """Chooses whole worlds: `if_true` where `mask` `[N]`, else `if_false`."""
+    """Chooses whole environments: `if_true` where `mask` `[N]`, else `if_false`."""
 
     def choose(x, y):
         return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y)
@@ -126,7 +126,7 @@ def select(mask: jax.Array, if_true: Any, if_false: Any) -> Any:
 
 
 def nonfinite(tree: Any, num_envs: int) -> jax.Array:
-    """Returns bool `[N]`: worlds with a NaN or an infinity in any floating leaf of `tree`."""
+    """Returns bool `[N]`: environments with a NaN or an infinity in any floating leaf of `tree`."""
     bad = jnp.zeros(num_envs, bool)
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):

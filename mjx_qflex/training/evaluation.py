@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes of many worlds side by side, and one recorded episode for a video."""
+"""Evaluation: whole episodes of many environments side by side, and one recorded for a video."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,13 +30,13 @@ def constant_policy(action: jax.Array) -> Policy:
 
 
 class EvalResult(struct.PyTreeNode):
-    """The first episode of each of E worlds.
+    """The first episode of each of E environments.
 
     Attributes:
       return_: `[E]`, undiscounted.
       length: int32 `[E]`, control steps.
       terminated: bool `[E]`, False where the episode ended by time-out.
-      nonfinite: bool `[E]`, the world went non-finite; that step counts with reward 0.
+      nonfinite: bool `[E]`, the environment went non-finite; that step counts with reward 0.
       metrics: each environment metric (reward terms among them), mean over the episode, `[E]`.
     """
 
@@ -70,11 +70,11 @@ class _Episodes(struct.PyTreeNode):
 
 
 def make_evaluate(env: Task, policy: PolicyOf, num_envs: int) -> Program:
-    """Returns the program `evaluate(params, key) -> EvalResult` over `num_envs` worlds.
+    """Returns the program `evaluate(params, key) -> EvalResult` over `num_envs` environments.
 
-    World i starts from a reset key that depends on `key` and i alone, so policies evaluated with
-    one key share their starts and their returns can be compared in pairs. It stops when every
-    world's first episode is over, at the latest after `env.episode_length` steps.
+    Environment i starts from a reset key that depends on `key` and i alone, so policies evaluated
+    with one key share their starts and their returns can be compared in pairs. It stops when every
+    environment's first episode is over, at the latest after `env.episode_length` steps.
     """
 
     def evaluate(params: Any, key: jax.Array) -> EvalResult:
@@ -97,7 +97,8 @@ def make_evaluate(env: Task, policy: PolicyOf, num_envs: int) -> Program:
 
 
 def make_programs(env: Task, algorithm: Algorithm, num_envs: int) -> dict[str, Program]:
-    """Returns all programs of evaluation by name; `evaluate` and its like take `num_envs` worlds.
+    """Returns all programs of evaluation by name; `evaluate` and its like take `num_envs`
+    environments.
 
     `evaluate(learner, key)`, `evaluate_constant(action [A], key)`, and `rollout` for `record`.
     """
@@ -109,7 +110,7 @@ def make_programs(env: Task, algorithm: Algorithm, num_envs: int) -> dict[str, P
 
 
 def make_rollout(env: Task, policy: PolicyOf) -> Program:
-    """Returns the program behind `record`: `[episode_length]` steps of one world, with a mask."""
+    """Returns the program of `record`: `[episode_length]` steps of one environment, and a mask."""
 
     def rollout(params: Any, key: jax.Array):
         start = _start(env, policy(params), key, 1)
@@ -128,7 +129,7 @@ def make_rollout(env: Task, policy: PolicyOf) -> Program:
 
 
 def record(rollout: Program, params: Any, key: jax.Array) -> Rollout:
-    """Plays world 0 of the evaluation with the same key, and trims it at the episode's end."""
+    """Plays environment 0 of the evaluation with that key, and trims it at the episode's end."""
     first, recorded, nonfinite = jax.device_get(rollout(params, key))
     seen, reward, alive = recorded
     length = int(alive.sum()) - int(nonfinite)
@@ -140,7 +141,7 @@ def record(rollout: Program, params: Any, key: jax.Array) -> Rollout:
 
 def _start(env: Task, policy: Policy, key: jax.Array, num_envs: int) -> _Episodes:
     key_reset, _ = jax.random.split(key)
-    # fold_in, unlike split, gives world i the same key whatever num_envs is.
+    # fold_in, unlike split, gives environment i the same key whatever num_envs is.
     keys = jax.vmap(lambda i: jax.random.fold_in(key_reset, i))(jnp.arange(num_envs))
     state = environments.reset(env, keys)
     return _Episodes(
@@ -158,7 +159,7 @@ def _start(env: Task, policy: Policy, key: jax.Array, num_envs: int) -> _Episode
 
 
 def _advance(env: Task, policy: Policy, episodes: _Episodes) -> _Episodes:
-    """Steps every world once; only those still alive count."""
+    """Steps every environment once; only those still alive count."""
     (num_envs,) = episodes.alive.shape
     acted = policy.mode(environments.observation(episodes.state), episodes.acting)
     state = environments.step(env, episodes.state, acted.action)

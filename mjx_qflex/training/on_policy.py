@@ -1,6 +1,6 @@
-"""On-policy training: brax's PPO (`brax.training.agents.ppo.train`) on the worlds of a task.
+"""On-policy training: brax's PPO (`brax.training.agents.ppo.train`) on the environments of a task.
 
-brax collects and learns; this file gives it worlds that restart as those of `loop.py` do, and
+brax collects and learns; this file gives it environments that restart as those of `loop.py` do, and
 takes from it, epoch by epoch, what it has learnt and what the episodes were like.
 """
 
@@ -29,16 +29,16 @@ CLOCKS = ("training/sps", "training/walltime")  # among brax's metrics; the driv
 
 
 class OnPolicyState(struct.PyTreeNode):
-    """What a checkpoint holds; brax hands out neither its worlds nor its optimiser's state."""
+    """What a checkpoint holds; brax hands out neither environments nor its optimiser's state."""
 
     learner: PpoLearner
 
 
-class _Book(NamedTuple):
+class _Running(NamedTuple):
     """All that evolves in the worlds between two of brax's steps."""
 
     env_state: State  # [N, ...]
-    pool: State  # [N, ...], states from which ended worlds restart
+    pool: State  # [N, ...], states from which ended environments restart
     key: jax.Array  # raw uint32 [2]
     episode_return: jax.Array  # [N], of the running episodes
     episode_length: jax.Array  # int32 [N]
@@ -46,19 +46,20 @@ class _Book(NamedTuple):
     steps: jax.Array  # int32 [], of this epoch
 
 
-class BraxWorlds(Env):
-    """N worlds as one brax environment whose worlds restart.
+class BraxEnvironments(Env):
+    """N environments as one brax environment whose environments restart.
 
-    It stands in for brax's own wrappers. Those know of no time-out but their own, and let a world
-    restart at its very first state for ever, or else all worlds at once between epochs, in
-    mid-episode (brax's `num_resets_per_eval`). Here worlds restart from a pool of N reset states
+    It stands in for brax's own wrappers. Those know of no time-out but their own, and let an
+    environment restart at its very first state for ever, or else all environments at once between
+    epochs, in mid-episode (brax's `num_resets_per_eval`). Here environments restart from a pool of
+    N reset states
     that is renewed with each epoch: brax draws by epochs, too.
 
     Every ending sets `done`. A time-out also sets `time_out`, for which brax's PPO adds to the
     reward the discounted value, as it stood when the data were made, of the state before: the one
     after is gone. (Its other way, `truncation`, drops the step and bootstraps from that state's
     value, which nothing then trains; where episodes are as short as an unroll, values run away
-    within ten updates.) A world that went non-finite is dropped, with reward 0.
+    within ten updates.) A environment that went non-finite is dropped, with reward 0.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class BraxWorlds(Env):
         return cast(Any, self.env).backend
 
     def reset(self, rng: jax.Array) -> State:
-        """Resets `[N]` worlds with keys `[N, 2]`."""
+        """Resets `[N]` environments with keys `[N, 2]`."""
         (num_envs, _) = rng.shape
         keys = jax.vmap(jax.random.split)(rng)
         env_state = environments.reset(self.env, keys[:, 0])
@@ -98,43 +99,47 @@ class BraxWorlds(Env):
         length = jnp.zeros(num_envs, jnp.int32)
         metrics = environments.step_metrics(outcome, zero, length)
         totals = jax.tree.map(jnp.zeros_like, metrics)
-        book = _Book(env_state, pool, key, zero, length, totals, jnp.zeros((), jnp.int32))
-        return _brax_state(book, zero, outcome)
+        running = _Running(env_state, pool, key, zero, length, totals, jnp.zeros((), jnp.int32))
+        return _brax_state(running, zero, outcome)
 
     def step(self, state: State, action: jax.Array) -> State:
-        """Steps the worlds with actions `[N, A]`, and restarts those that ended."""
-        book = cast(_Book, state.pipeline_state)
-        key, key_reset = jax.random.split(book.key)
-        outcome = environments.advance(self.env, book.env_state, action)
-        episode_return = book.episode_return + outcome.reward
-        episode_length = book.episode_length + 1
+        """Steps the environments with actions `[N, A]`, and restarts those that ended."""
+        running = cast(_Running, state.pipeline_state)
+        key, key_reset = jax.random.split(running.key)
+        outcome = environments.advance(self.env, running.env_state, action)
+        episode_return = running.episode_return + outcome.reward
+        episode_length = running.episode_length + 1
         metrics = environments.step_metrics(outcome, episode_return, episode_length)
-        book = _Book(
-            env_state=environments.restart(outcome, book.pool, key_reset),
-            pool=book.pool,
+        running = _Running(
+            env_state=environments.restart(outcome, running.pool, key_reset),
+            pool=running.pool,
             key=key,
             episode_return=jnp.where(outcome.ended, 0.0, episode_return),
             episode_length=jnp.where(outcome.ended, 0, episode_length),
-            totals=jax.tree.map(jnp.add, book.totals, metrics),
-            steps=book.steps + 1,
+            totals=jax.tree.map(jnp.add, running.totals, metrics),
+            steps=running.steps + 1,
         )
-        book = jax.lax.cond(book.steps == self.epoch_steps, self._turn_page, lambda x: x, book)
-        return _brax_state(book, self.reward_scale * outcome.reward, outcome)
+        running = jax.lax.cond(
+            running.steps == self.epoch_steps, self._end_epoch, lambda x: x, running
+        )
+        return _brax_state(running, self.reward_scale * outcome.reward, outcome)
 
-    def _turn_page(self, book: _Book) -> _Book:
+    def _end_epoch(self, running: _Running) -> _Running:
         """Ends an epoch: its metrics go to the host, the pool is renewed."""
-        jax.debug.callback(self.report, reduce_totals(book.totals, self.epoch_steps))
-        key, pool = self._pool(book.key, book.pool.done.shape[0])
-        totals = jax.tree.map(jnp.zeros_like, book.totals)
-        return book._replace(pool=pool, key=key, totals=totals, steps=jnp.zeros_like(book.steps))
+        jax.debug.callback(self.report, reduce_totals(running.totals, self.epoch_steps))
+        key, pool = self._pool(running.key, running.pool.done.shape[0])
+        totals = jax.tree.map(jnp.zeros_like, running.totals)
+        return running._replace(
+            pool=pool, key=key, totals=totals, steps=jnp.zeros_like(running.steps)
+        )
 
     def _pool(self, key: jax.Array, size: int) -> tuple[jax.Array, State]:
         key, key_pool = jax.random.split(key)
         return key, environments.reset(self.env, jax.random.split(key_pool, size))
 
 
-def _brax_state(book: _Book, reward: jax.Array, outcome: environments.Outcome) -> State:
-    """Returns worlds `[N]` in brax's form, with the entries of `info` that its PPO reads."""
+def _brax_state(running: _Running, reward: jax.Array, outcome: environments.Outcome) -> State:
+    """Returns environments `[N]` in brax's form, with the entries of `info` that its PPO reads."""
     done = outcome.ended.astype(jnp.float32)
     info = {
         "time_out": outcome.timed_out.astype(jnp.float32),
@@ -142,8 +147,8 @@ def _brax_state(book: _Book, reward: jax.Array, outcome: environments.Outcome) -
         "episode_done": done,
         "episode_metrics": {},
     }
-    obs = environments.observation(book.env_state)
-    return State(cast(Any, book), obs, reward, done, {}, info)
+    obs = environments.observation(running.env_state)
+    return State(cast(Any, running), obs, reward, done, {}, info)
 
 
 def train(
@@ -164,7 +169,7 @@ def train(
       config: sizes.
       learner: to begin with.
       epochs: 1 or more.
-      seed: of worlds, exploration and the order of the data.
+      seed: of environments, exploration and the order of the data.
       compile_program: `(name, program, *arguments)`; compiles what brax is about to run.
       on_epoch: gets the learner and the metrics after each epoch. What it raises ends training.
     """
@@ -196,7 +201,7 @@ def train(
 
     with jax_for_brax(pmap):
         brax_ppo.train(
-            BraxWorlds(env, config.epoch_steps, report, options.reward_scale),
+            BraxEnvironments(env, config.epoch_steps, report, options.reward_scale),
             num_timesteps=epochs * config.epoch_transitions,
             max_devices_per_host=1,
             wrap_env=False,

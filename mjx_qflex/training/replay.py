@@ -5,16 +5,16 @@ donated ring is therefore updated in place for the price of the slab. Rows are n
 indices stay pairs `(row, env)`: a flat index of a large ring would overflow int32.
 
 What an action led to is the observation of the next row, unless its episode ended there: that one's
-last observation, from before the reset, is kept apart, among the K that each world has room for.
-Should a world end more often, the oldest rows are given up, all worlds of them, until what is left
-is complete. So a sample is always uniform over the newest rows, terminations and time-outs among
-them in their true proportion, and the true next observation comes with each.
+last observation, from before the reset, is kept apart, among the K that each environment has room
+for. Should an environment end more often, the oldest rows are given up, all environments of them,
+until what is left is complete. So a sample is always uniform over the newest rows, terminations and
+time-outs among them in their true proportion, and the true next observation comes with each.
 
-    obs    row 0 .. T-1       what the worlds saw
+    obs    row 0 .. T-1       what the environments saw
            row T              where the newest row led to
-           row T+1 .. T+K     last observations of episodes, of each world those of its own
+           row T+1 .. T+K     last observations of episodes, of each environment those of its own
 
-Every array has the worlds' axis; only the two counters of vector steps are common to all.
+Every array has the environments' axis; only the two counters of vector steps are common to all.
 """
 
 import bisect
@@ -80,7 +80,7 @@ class Layout:
 
     @property
     def endings(self) -> int:
-        """K, the last observations that each world has room for: time-outs always fit."""
+        """K, the last observations that each environment has room for: time-outs always fit."""
         return math.ceil(self.rows * max(ENDING_SHARE, 1 / self.episode_length))
 
 
@@ -92,12 +92,12 @@ class Replay(struct.PyTreeNode):
         XLA:CPU computes in float32 whatever it does with bfloat16, and would copy the whole ring.
       action, reward, discount, extras: `[T, N, ...]`, each in the dtype it was given in.
       valid: bool `[T, N]`; False for rows not yet written and for the finite filler that stands in
-        for a world that went non-finite.
+        for an environment that went non-finite.
       ending: int32 `[T, N]`, where among the K the episode's last observation is, -1 where the
         episode went on.
       next_ending: int32 `[N]`, where the next one goes.
       ended_at: uint32 `[K, N]`, the vector step that each of the K is from.
-      held: int32 `[N]`, how many of the newest rows each world has complete, at most T.
+      held: int32 `[N]`, how many of the newest rows each environment has complete, at most T.
       row: int32 `[]`, the row that the next vector step is written to.
       step: uint32 `[]`, vector steps so far, modulo 2^32; differences are all that counts.
     """
@@ -121,7 +121,7 @@ class Replay(struct.PyTreeNode):
         return self.held.min()
 
 
-# Where the worlds are in each field; None where a field is one for all worlds.
+# Where the environments are in each field; None where a field is one for all environments.
 ENV_AXES = cast(Any, Replay)(
     obs=1,
     action=1,
@@ -173,7 +173,7 @@ def add(replay: Replay, transition: Transition, ended: jax.Array, valid: jax.Arr
     Args:
       replay: the ring; donate it to the enclosing jit, or the whole ring is copied.
       transition: fields `[N, ...]`, finite also where invalid. `obs` is the `next_obs` of the
-        vector step before, in worlds that did not end there; so it is also where invalid.
+        vector step before, in environments that did not end there; so it is also where invalid.
       ended: bool `[N]`, where the next vector step does not begin at `next_obs`.
       valid: bool `[N]`, False where the rest of the transition is filler.
     """
@@ -187,7 +187,7 @@ def add(replay: Replay, transition: Transition, ended: jax.Array, valid: jax.Arr
         return jax.lax.dynamic_update_slice_in_dim(field, slab[None], row, axis=0)
 
     (endings, _), kept = replay.ended_at.shape, ended & valid
-    worlds = jnp.arange(num_envs)
+    environments = jnp.arange(num_envs)
     half = replay.obs.dtype == jnp.uint16
     seen, led_to = (
         _stored(x.astype(jnp.bfloat16 if half else replay.obs.dtype))
@@ -196,9 +196,9 @@ def add(replay: Replay, transition: Transition, ended: jax.Array, valid: jax.Arr
     obs = write(replay.obs, seen)
     obs = write(obs, led_to, rows)
     place = jnp.where(kept, rows + 1 + replay.next_ending, obs.shape[0])  # the last is nowhere
-    obs = obs.at[place, worlds].set(led_to, mode="drop", unique_indices=True)
+    obs = obs.at[place, environments].set(led_to, mode="drop", unique_indices=True)
     # What is overwritten completed a row, which goes, and with it all rows before.
-    overwritten = replay.ended_at[replay.next_ending, worlds]
+    overwritten = replay.ended_at[replay.next_ending, environments]
     age = replay.step - overwritten
     left = jnp.minimum(age, rows).astype(jnp.int32)
     held = jnp.minimum(replay.held + 1, rows)
@@ -211,9 +211,9 @@ def add(replay: Replay, transition: Transition, ended: jax.Array, valid: jax.Arr
         valid=write(replay.valid, valid),
         ending=write(replay.ending, jnp.where(kept, replay.next_ending, -1)),
         next_ending=(replay.next_ending + kept) % endings,
-        # Worlds that go on write back what they read. Were that write left out, XLA could not tell
+        # What goes on writes back what it read. Were that write left out, XLA could not tell
         # that it follows the reading, and would copy the whole array.
-        ended_at=replay.ended_at.at[replay.next_ending, worlds].set(
+        ended_at=replay.ended_at.at[replay.next_ending, environments].set(
             jnp.where(kept, replay.step, overwritten), unique_indices=True
         ),
         held=jnp.where(kept, jnp.minimum(held, left), held),

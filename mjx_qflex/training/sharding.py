@@ -1,8 +1,8 @@
 """One program over several devices: what lies where, and how a function runs on all of them.
 
-Each device has its own worlds and their part of the ring; the learner, the key and the ring's
-counters are the same on all. The arrays are global, `[N, ...]` over all devices' worlds, so that
-nothing in a `DeviceState`, nor in a checkpoint, depends on the number of devices.
+Each device has its own environments and their part of the ring; the learner, the key and the ring's
+counters are the same on all. The arrays are global, `[N, ...]` over all devices' environments, so
+that nothing in a `DeviceState`, nor in a checkpoint, depends on the number of devices.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def share(config: LoopConfig, number: int) -> LoopConfig:
     """Returns the sizes of one of `number` devices; rings keep their number of rows.
 
     Raises:
-      UserError: worlds, batches or reset states cannot be shared equally.
+      UserError: environments, batches or reset states cannot be shared equally.
     """
     sizes = {name: getattr(config, name) for name in ("num_envs", "batch_size", "reset_pool")}
     for name, size in sizes.items():
@@ -79,7 +79,8 @@ def program(
     Args:
       mesh: of the devices.
       function: of one argument; reduces what it returns as the same for all.
-      world_axes_in: the argument's axis of worlds, by prefix; None is the same on all devices.
+      world_axes_in: the argument's axis of environments, by prefix; None is the same on all
+      devices.
       world_axes_out: that of the results.
       donate: numbers of the arguments that are donated.
       options: of the compiler.

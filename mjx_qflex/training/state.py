@@ -18,7 +18,7 @@ class DeviceState(struct.PyTreeNode):
     """All of a run that lives on the device, donated to every program that advances it."""
 
     env_state: State  # [N, ...]
-    pool: State  # [P, ...], reset states that ended worlds restart from
+    pool: State  # [P, ...], reset states that ended environments restart from
     pool_age: jax.Array  # int32 [], steps that the pool has served
     acting: ActingState  # [N, ...]
     replay: ring.Replay  # [T, N, ...]
@@ -44,7 +44,8 @@ SEED_AXES = cast(Any, DeviceState)(
     episode_length=0,
 )
 
-# Where the worlds are, which several devices share out; what has none is the same on all devices.
+# Where the environments are, which several devices share out; what has none is the same on all
+# devices.
 ENV_AXES = cast(Any, DeviceState)(
     env_state=0,
     pool=0,
@@ -68,7 +69,7 @@ class RunState:
 
     device: DeviceState
     epochs: int = 0
-    transitions: int = 0  # world steps, prefill included
+    transitions: int = 0  # environment steps, prefill included
     updates: int = 0
 
     @property

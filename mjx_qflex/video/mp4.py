@@ -8,6 +8,8 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
+from mjx_qflex.errors import UserError
+
 
 def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     """Encodes frames `[H, W, 3]` uint8, all of one even size, to H.264 that any player shows.
@@ -16,13 +18,17 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     may deadlock; a plain `Popen` does not.
 
     Raises:
-      RuntimeError: ffmpeg failed; says how.
+      UserError: there is no ffmpeg, or it failed; says how.
     """
     frames = iter(frames)
     first = next(frames)
     height, width, _ = first.shape
+    try:
+        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise UserError(f"there is no ffmpeg to make {path} with ({error})") from error
     command = [
-        imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error",
+        ffmpeg, "-y", "-loglevel", "error",
         "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}",
         "-i", "-", "-an", "-c:v", "libx264", "-crf", "23", "-pix_fmt", "yuv420p",
         f"file:{path}",  # a name with a colon is no protocol
@@ -39,4 +45,4 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
             pass  # ffmpeg has given up; what it said follows
         errors = process.stderr.read().decode(errors="replace").strip()
     if process.returncode != 0:
-        raise RuntimeError(f"ffmpeg could not write {path}: {errors}")
+        raise UserError(f"ffmpeg could not write {path}: {' '.join(errors.splitlines())}")
