@@ -20,7 +20,8 @@ from toy_envs import Counter, random_algorithm
 from mjx_qflex.errors import UserError
 from mjx_qflex.runner import checkpoint
 from mjx_qflex.sizes import LoopConfig
-from mjx_qflex.training.loop import RunState, make_loop
+from mjx_qflex.training.loop import make_loop
+from mjx_qflex.training.state import RunState
 
 KEY = jax.random.PRNGKey(0)
 FINGERPRINT = {"task": "counter", "algo": "random", "sizes": (1, 2)}

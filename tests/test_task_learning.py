@@ -9,8 +9,7 @@ import pytest
 from conftest import compiling_quickly
 from task_protocol import make, rollout
 
-from mjx_qflex import algos, networks, tasks
-from mjx_qflex import config as configuration
+from mjx_qflex import algos, networks, presets, tasks
 from mjx_qflex.algos import common, qflex
 from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training import environments
@@ -33,7 +32,7 @@ SHORT = (
 )
 def test_a_short_run_of_the_preset_is_finite(name):
     env = make(name)
-    config = configuration.resolve(name, preset="cpu", sets=SHORT)
+    config = presets.resolve(name, preset="cpu", sets=SHORT)
     assert type(env.config) is type(config.task_config)
     algorithm = algos.make("qflex", config.algo_config, environments.spec(env))
     loop = make_loop(env, algorithm, config.loop)

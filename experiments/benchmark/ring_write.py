@@ -13,7 +13,7 @@ from mjx_qflex.benchmarking import replays
 from mjx_qflex.benchmarking.timing import Budget, Repeated
 from mjx_qflex.runner import driver
 from mjx_qflex.training import replay as ring
-from mjx_qflex.training.loop import replay_layout
+from mjx_qflex.training.collect import replay_layout
 
 BUDGET = Budget(seconds=0.3, repeats=7)
 TASKS = ("arm_reach", "ms_human_walk")

@@ -110,7 +110,7 @@ def summary() -> None:
 
 def size(task: str, preset: str) -> None:
     """Prints what the ring of a preset takes, and what it would take with everything twice."""
-    from mjx_qflex.training.loop import replay_layout
+    from mjx_qflex.training.collect import replay_layout
 
     sizes = []
     for dtype in ("float32", "bfloat16"):
