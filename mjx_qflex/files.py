@@ -119,13 +119,6 @@ def who_else_writes(folder: Path) -> str | None:
     return None
 
 
-def is_own(handle: int) -> bool:
-    """Returns whether an open file is a plain one that only this user can have written."""
-    found = os.fstat(handle)
-    mine = found.st_uid == os.getuid() and not found.st_mode & stat.S_IWOTH
-    return mine and stat.S_ISREG(found.st_mode)
-
-
 def read_text(path: Path, advice: str = "write it anew") -> str:
     """Reads a text file in UTF-8, with or without a byte order mark.
 

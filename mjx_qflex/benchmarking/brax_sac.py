@@ -55,6 +55,44 @@ class _Still(Env):
         return state
 
 
+class _Clock:
+    """Times brax's epochs, which it makes by `jax.pmap`; arguments as of `train`."""
+
+    def __init__(
+        self,
+        env: Env,
+        config: LoopConfig,
+        on_compiled: Callable[[float], None],
+        on_epoch: Callable[[Epoch], None],
+    ):
+        self._options = stepping_options(env)
+        self._transitions = config.steps_per_epoch * config.num_envs
+        self._on_compiled, self._on_epoch = on_compiled, on_epoch
+        self._seconds, self._now, self._before = 0.0, 0, 0  # of the newest epoch; updates
+
+    def pmap(self, function: Callable[..., Any], axis_name: str | None = None, donate_argnums=()):
+        """Stands in for `jax.pmap`."""
+        jit = partial(jax.pmap, axis_name=axis_name)
+        program = Program(function, donate_argnums, self._options, jit)
+        return partial(self._epoch, program) if function.__name__ == "training_epoch" else program
+
+    def _epoch(self, program: Program, *arguments: Any) -> Any:
+        if program.compiled is None:
+            self._on_compiled(program.compile(*arguments))
+        start = time.perf_counter()
+        results = jax.block_until_ready(program(*arguments))
+        self._seconds = time.perf_counter() - start
+        steps = results[0].gradient_steps
+        self._now = (int(steps.hi[0]) << 32) + int(steps.lo[0])
+        return results
+
+    def progress(self, steps: int, _: Any) -> None:
+        """Is told by brax of each epoch, and at first of none."""
+        if steps:
+            done, self._before = self._now - self._before, self._now
+            self._on_epoch(Epoch(self._seconds, self._transitions, done))
+
+
 def train(
     env: Any,
     options: SacConfig,
@@ -77,38 +115,14 @@ def train(
       on_compiled: gets the seconds that compiling the epoch took.
       on_epoch: is told of each epoch.
     """
-    last: dict[str, float] = {"updates": 0}
-
-    def pmap(function: Callable[..., Any], axis_name: str | None = None, donate_argnums=()):
-        jit = partial(jax.pmap, axis_name=axis_name)
-        program = Program(function, donate_argnums, stepping_options(env), jit)
-        if function.__name__ != "training_epoch":
-            return program
-
-        def epoch(*arguments: Any) -> Any:
-            if program.compiled is None:
-                on_compiled(program.compile(*arguments))
-            start = time.perf_counter()
-            results = jax.block_until_ready(program(*arguments))
-            last["seconds"] = time.perf_counter() - start
-            steps = results[0].gradient_steps
-            last["now"] = (int(steps.hi[0]) << 32) + int(steps.lo[0])
-            return results
-
-        return epoch
-
-    def progress(steps: int, _: Any) -> None:
-        if steps:
-            done, last["updates"] = last["now"] - last["updates"], last["now"]
-            transitions = config.steps_per_epoch * config.num_envs
-            on_epoch(Epoch(last["seconds"], transitions, int(done)))
+    clock = _Clock(env, config, on_compiled, on_epoch)
 
     def wrap(one: Env, episode_length: int, **repeats: Any) -> Env:
         length = episode_length if isinstance(one, _Still) else env.episode_length
         return envs.training.wrap(one, episode_length=length, action_repeat=1)
 
     prefill_steps = -(-config.prefill_transitions // config.num_envs)
-    with jax_for_brax(pmap, cast(Any, brax_sac)):
+    with jax_for_brax(clock.pmap, cast(Any, brax_sac)):
         brax_sac.train(
             env,
             num_timesteps=(prefill_steps + EPOCHS * config.steps_per_epoch) * config.num_envs,
@@ -128,7 +142,7 @@ def train(
             max_replay_size=config.replay_capacity,
             grad_updates_per_step=config.updates_per_step,
             network_factory=network_factory(options),
-            progress_fn=progress,
+            progress_fn=clock.progress,
             eval_env=_Still(env),
         )
 

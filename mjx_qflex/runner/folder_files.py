@@ -30,8 +30,3 @@ def size_on_disk(path: Path) -> int:
 
 def sizes(path: Path) -> Iterator[tuple[Path, int]]:
     return ((file, file.stat().st_size) for file in path.rglob("*") if file.is_file())
-
-
-def sizes_by_path(path: Path) -> dict[str, int]:
-    """Returns the bytes of each file in `path`, by its path in it."""
-    return {str(file.relative_to(path)): number for file, number in sizes(path)}
