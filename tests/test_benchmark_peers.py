@@ -120,7 +120,8 @@ def test_the_host_ring_keeps_the_newest_valid_ones():
     spec = Transition(*(jax.ShapeDtypeStruct(s, np.float32) for s in ((2,), (1,), (), (), (2,))))
     ring = HostRing(spec, 4, seed=0)
     for number in range(3):
-        step = Transition(*(np.full((2, *x.shape), 10.0 * number, np.float32) for x in spec))
+        value = 10.0 * number
+        step = jax.tree.map(lambda x, v=value: np.full((2, *x.shape), v, np.float32), spec)
         step.reward[1] += 1
         ring.add(step, np.array([True, number != 1]))
     assert set(ring.sample((200,)).reward) == {1.0, 10.0, 20.0, 21.0}

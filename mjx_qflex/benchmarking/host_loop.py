@@ -154,11 +154,11 @@ class HostLoop:
         options = stepping_options(env)
         self._reset = Program(lambda key: _reset(env, config.reset_pool, key), (), options)
         self._act = Program(lambda *x: _act(env, algorithm, *x), (), options)
-        self._observe = Program(lambda *x: _observe(env, algorithm, *x), (), options)
+        self._observe = Program(lambda *x: _observe(env, fresh, *x), (), options)
         self._update = Program(lambda *x: _update(algorithm, *x), (0,))
         self._key, key = jax.random.split(jax.random.PRNGKey(seed))
         self.learner = jax.jit(algorithm.init)(key)
-        self._carry = algorithm.policy(self.learner).init(config.num_envs)
+        self._carry = fresh = algorithm.policy(self.learner).init(config.num_envs)
         self._refresh_pool()
         picked = np.arange(config.num_envs) % config.reset_pool
         self._state = jax.tree.map(lambda x: x[picked], self._pool)
@@ -253,7 +253,7 @@ def _act(env: BodyTask, algorithm: Algorithm, learner: Any, state: State, carry:
 
 def _observe(
     env: BodyTask,
-    algorithm: Algorithm,
+    fresh_acting: Any,
     before: State,
     carry: Any,
     held: tuple[jax.Array, PhysicsState, jax.Array],
@@ -266,7 +266,7 @@ def _observe(
     choice = jax.random.randint(key, (num_envs,), 0, pool.done.shape[0])
     fresh = jax.tree.map(lambda x: x[choice], pool)
     state = environments.select(outcome.ended, fresh, outcome.state)
-    carry = environments.select(outcome.ended, algorithm.init_carry(num_envs), carry)
+    carry = environments.select(outcome.ended, fresh_acting, carry)
     return (
         state,
         carry,

@@ -10,6 +10,7 @@ from mjx_qflex.config import Config
 from mjx_qflex.interrupt import Interrupt, Interrupted, Say
 from mjx_qflex.runner import assessment, hosts, metrics
 from mjx_qflex.runner.run_folder import Member
+from mjx_qflex.sizes import LoopConfig
 from mjx_qflex.training.compiled import Loop
 from mjx_qflex.training.state import RunState
 
@@ -43,9 +44,10 @@ class Evaluator:
 
     def _share(self, transitions: float, updates: float) -> float:
         """Returns how much of the run is done."""
-        phases = {phase.name: phase for phase in self.loop.phases(self.config.total_steps)}
-        if "offline" not in phases:
-            return transitions / self.config.total_steps
+        total, loop = self.config.total_steps, self.config.loop
+        if not (isinstance(loop, LoopConfig) and loop.offline_updates):
+            return transitions / total
+        phases = {phase.name: phase for phase in self.loop.phases(total)}
         online = phases["online"]
         steps = (online.transitions - phases["offline"].transitions) / online.transitions_each
         return updates / (phases["offline"].updates + steps * online.updates_each)
