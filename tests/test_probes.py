@@ -13,6 +13,7 @@ import toy_envs
 from mjx_qflex import networks
 from mjx_qflex.algos import common, qflex
 from mjx_qflex.sizes import LoopConfig
+from mjx_qflex.training import environments
 from mjx_qflex.training.loop import make_loop
 
 GAMMA = 0.9
@@ -33,7 +34,7 @@ LOOP = LoopConfig(
 
 def train(env, seed=0):
     """Trains Qflex for three epochs of 500 updates; returns (loop, learner)."""
-    algorithm = qflex.make(ALGO, env.observation_size, env.action_size)
+    algorithm = qflex.make(ALGO, environments.spec(env))
     loop = make_loop(env, algorithm, LOOP)
     run = loop.prefill(loop.init(jax.random.PRNGKey(seed)))
     for _ in range(3):

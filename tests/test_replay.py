@@ -21,6 +21,7 @@ SPEC = Transition(
     reward=jax.ShapeDtypeStruct((), jnp.float32),
     discount=jax.ShapeDtypeStruct((), jnp.float32),
     next_obs=jax.ShapeDtypeStruct((2,), jnp.float32),
+    extras={"note": jax.ShapeDtypeStruct((3,), jnp.float32)},
 )
 
 add = jax.jit(ring.add, donate_argnums=0)
@@ -53,6 +54,7 @@ class Environments:
             reward=np.where(valid, stamp, filler),
             discount=np.where(valid & ~ended, np.float32(1.0), filler),
             next_obs=np.where(valid[:, None], next_obs, filler),
+            extras={"note": np.where(valid, stamp, filler)[:, None] * np.float32([1, 2, 3])},
         )
         self.obs = np.where(ended[:, None], fresh, next_obs)
         self.time += 1
@@ -63,13 +65,14 @@ class StoredTwice:
     """The plain ring in NumPy: every field of every transition, and the mask."""
 
     def __init__(self, rows, num_envs=NUM_ENVS):
-        self.data = [np.zeros((rows, num_envs, *x.shape), x.dtype) for x in SPEC]
+        leaves = jax.tree.leaves(SPEC)
+        self.data = [np.zeros((rows, num_envs, *x.shape), x.dtype) for x in leaves]
         self.valid = np.zeros((rows, num_envs), bool)
         self.steps = 0
 
     def add(self, transition, valid):
         row = self.steps % len(self.valid)
-        for field, slab in zip(self.data, transition, strict=True):
+        for field, slab in zip(self.data, jax.tree.leaves(transition), strict=True):
             field[row] = slab
         self.valid[row] = valid
         self.steps += 1
@@ -98,7 +101,8 @@ def assert_holds(replay, twice, number):
     found = read(replay, rows, envs)
     np.testing.assert_array_equal(replay.valid, twice.valid)
     valid = twice.valid[rows, envs]
-    for field, wanted, spec in zip(found, twice.data, SPEC, strict=True):
+    leaves = jax.tree.leaves(found), twice.data, jax.tree.leaves(SPEC)
+    for field, wanted, spec in zip(*leaves, strict=True):
         assert field.dtype == spec.dtype
         np.testing.assert_array_equal(np.asarray(field)[valid], wanted[rows, envs][valid])
 
@@ -132,7 +136,8 @@ def plain_sample(twice, key, shape):
     valid = twice.valid[rows, envs]
     assert valid.any(axis=0).all()
     pick = partial(np.take_along_axis, indices=valid.argmax(axis=0)[None], axis=0)
-    return Transition(*(field[pick(rows)[0], pick(envs)[0]] for field in twice.data))
+    drawn = [field[pick(rows)[0], pick(envs)[0]] for field in twice.data]
+    return jax.tree.unflatten(jax.tree.structure(SPEC), drawn)
 
 
 @pytest.mark.parametrize("steps", [3, 7, 8, 25])
@@ -218,7 +223,9 @@ def test_half_the_bytes_of_observations_cost_a_rounding():
     half, _ = filled(6, 15, endings=0.3, obs_dtype="bfloat16")
     assert half.obs.nbytes == whole.obs.nbytes / 2
     exact, rounded = (sample(x, jax.random.PRNGKey(0), (200,)) for x in (whole, half))
-    for name, field, wanted in zip(SPEC._fields, rounded, exact, strict=True):
+    np.testing.assert_array_equal(rounded.extras["note"], exact.extras["note"])
+    for name in ("obs", "action", "reward", "discount", "next_obs"):
+        field, wanted = getattr(rounded, name), getattr(exact, name)
         if name in ("obs", "next_obs"):
             wanted = wanted.astype(jnp.bfloat16).astype(jnp.float32)
         assert field.dtype == wanted.dtype
@@ -292,7 +299,7 @@ def test_draws_from_written_rows_only():
 def test_without_valid_transition_the_sample_is_finite():
     replay = masked_ring(np.zeros((4, NUM_ENVS), bool))
     batch = sample(replay, jax.random.PRNGKey(3), (8,))
-    assert all(bool(jnp.isfinite(field).all()) for field in batch)
+    assert all(bool(jnp.isfinite(field).all()) for field in jax.tree.leaves(batch))
 
 
 def test_bytes_are_those_allocated():
