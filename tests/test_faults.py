@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     (error,) = [line for line in training.said().splitlines() if line.startswith("error: ")]
     assert says in error and "No space left on device" in error
     # tensorstore's futures may outlive Orbax's event loop, and say so; a frame of ours never shows.
-    assert "mjx_qflex/training" not in training.said()
+    assert "mjx_qflex/runner" not in training.said()
     standing = checkpoint.newest(folder / "checkpoints")
     assert standing is not None and standing >= newest
     assert restore(folder).transitions == int(standing.name)

@@ -13,7 +13,7 @@ from mjx_qflex.runner import folder_lock
 HOLD = """
 import sys, time
 from pathlib import Path
-from mjx_qflex.training import folder_lock
+from mjx_qflex.runner import folder_lock
 with folder_lock.held([Path(sys.argv[1])]):
     print("held", flush=True)
     time.sleep(600)

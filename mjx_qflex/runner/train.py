@@ -93,9 +93,12 @@ def train(
             raise Interrupted
 
     try:
-        return trainer.epochs(run, after_epoch)
-    finally:
+        run = trainer.epochs(run, after_epoch)
+    except Interrupted:
         log.close()
+        raise
+    log.close()  # not after other errors: on a full disk closing fails once more
+    return run
 
 
 def finish(
