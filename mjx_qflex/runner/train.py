@@ -61,9 +61,8 @@ def train(
     Raises:
       Interrupted: the user stopped it; what was trained is saved.
     """
-    if hosts.is_first():
-        for member in members:
-            member.save_config()
+    for member in members if hosts.is_first() else ():
+        member.save_config()
     if checkpointer.exists():
         attempt = interrupt.complete if hosts.several() else interrupt.attempt
         run = attempt(checkpointer.restore)
@@ -78,17 +77,15 @@ def train(
     def after_epoch(before: RunState, run: RunState, measured: Any, seconds: float) -> None:
         rows = log.rows(before, run, measured, seconds)
         log.note(run, rows)
-        evaluated = evaluator.if_due(run)
-        rows = [row | more for row, more in zip(rows, evaluated, strict=True)]
+        rows = [row | more for row, more in zip(rows, evaluator.if_due(run), strict=True)]
         log.write(rows)
         passed = (time.monotonic() - started) / (run.epochs - first_epoch)
         each = run.transitions - before.transitions
         missing = max(0, total - run.transitions)
-        last = missing == 0
-        log.progress(rows, passed * missing / each if each else 0.0, last or interrupt.requested)
+        left, last = passed * missing / each if each else 0.0, missing == 0
+        log.progress(rows, left, last or interrupt.requested)
         checkpointer.save_if_due(run, last)
-        (stop,) = hosts.largest(interrupt.requested)
-        if stop:
+        if hosts.largest(interrupt.requested)[0]:
             checkpointer.save(run)
             raise Interrupted
 
