@@ -119,6 +119,7 @@ RANGES: dict[str, Range] = {
     "num_actuators": COUNT,
     # of flags
     "--seeds": COUNT,
+    "--tolerance": NOT_NEGATIVE,
     "--seeds_at_once": COUNT,
     "--devices": COUNT,
     "--num_processes": COUNT,
